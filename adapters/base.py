@@ -1,0 +1,145 @@
+"""What every engine adapter offers: how to launch, probe, call and read one engine kind.
+
+An adapter is pure except for `probe`, `sleep` and `wake`, which make small HTTP
+calls to one replica. It knows nothing of queues, replicas' rows or the store.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal, Protocol
+
+from adapters.endpoint import Endpoint
+
+Header = tuple[bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLaunch:
+    """A model as an engine has to know it. `budget_mib` is all the memory the process tree may use."""
+
+    model_id: str
+    aliases: tuple[str, ...]
+    types: tuple[str, ...]
+    model_path: str
+    budget_mib: int
+    max_concurrency: int
+    args: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where the replica will run: the device's kind, its index for CUDA_VISIBLE_DEVICES, its whole memory."""
+
+    kind: Literal["host", "cuda"]
+    index: int
+    total_mib: int
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How to start one replica.
+
+    In `argv` and `env` values the runtime replaces the tokens `{python}` (the
+    environment's interpreter), `{uds}`, `{host}` and `{port}`. `environment`
+    is None for engines that run in the control plane's own interpreter.
+    """
+
+    environment: str | None
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    listen: Literal["unix", "tcp"]
+    ready_timeout_seconds: float
+    stop_grace_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call for an engine, as accepted at the door. `body` is passed on as it came."""
+
+    method: str
+    path: str
+    body: bytes
+    content_type: bytes
+    request_id: str
+    priority: int
+    stream: bool
+    trace_headers: Sequence[Header] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One look at a replica.
+
+    `running` and `progressed` come from the engine's own counters: a rising
+    `progressed` proves that work moves; None where the engine does not tell.
+    """
+
+    ready: bool
+    running: int | None = None
+    waiting: int | None = None
+    progressed: float | None = None
+    detail: str = ""
+
+
+class Ending(StrEnum):
+    """How a response ended, judged from its last bytes."""
+
+    COMPLETE = "complete"
+    ABORTED = "aborted"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Ending and token counts of a response; counts are None when it named none."""
+
+    ending: Ending
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NormalError:
+    """An engine's error in OpenAI's terms. `retryable`: nothing was done, another try may succeed."""
+
+    status: int
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+    retryable: bool = False
+
+
+class EngineAdapter(Protocol):
+    """One engine kind. Implementations hold no state."""
+
+    @property
+    def kind(self) -> str: ...
+
+    def serves(self, path: str) -> bool:
+        """Whether the engine has this HTTP path."""
+        ...
+
+    def launch(self, model: ModelLaunch, target: Target) -> Launch:
+        """Budget and options to command line. Raises `adapters.errors.LaunchError` when it cannot fit."""
+        ...
+
+    async def probe(self, endpoint: Endpoint) -> Probe:
+        """Look once; an unreachable replica is `ready=False`, never an exception."""
+        ...
+
+    def headers(self, call: Call) -> list[Header]:
+        """Request headers for the engine (host, content type, id, priority in the engine's sense)."""
+        ...
+
+    def error(self, status: int, body: bytes) -> NormalError:
+        """Map an error response. Never raises, whatever the body holds."""
+        ...
+
+    def verdict(self, tail: bytes, *, stream: bool) -> Verdict:
+        """Judge a finished response by its last bytes (up to 8 KiB; a whole body when it is smaller)."""
+        ...

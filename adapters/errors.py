@@ -1,0 +1,32 @@
+"""What can go wrong between us and an engine, sorted by what the caller can do about it.
+
+    EngineError
+    ├── EngineUnreachable     nothing was delivered: safe to try again, here or elsewhere
+    ├── EngineDied            the connection was lost after the request was sent
+    ├── EngineProtocolError   the engine answered, but not in valid HTTP (or too much of it)
+    └── EngineTimeout         the engine took longer than the caller allowed
+
+A status code is not an error here: the caller reads it from the response.
+"""
+
+from __future__ import annotations
+
+
+class EngineError(Exception):
+    """Base of everything an adapter raises about an engine."""
+
+
+class EngineUnreachable(EngineError):
+    """No connection came about, so the engine has seen nothing of the request."""
+
+
+class EngineDied(EngineError):
+    """The connection went away after the request was sent; the engine may have worked on it."""
+
+
+class EngineProtocolError(EngineError):
+    """The reply is not what the protocol allows, or passes a limit of ours."""
+
+
+class EngineTimeout(EngineError):
+    """The engine did not answer within the time that the caller gave."""
