@@ -25,9 +25,7 @@ class Endpoint:
         else:
             complete = bool(self.host) and self.port is not None and 0 < self.port < 65536
         if not complete:
-            raise ValueError(
-                f"an endpoint is a host with a port from 1 to 65535, or a socket path: {self!r}"
-            )
+            raise ValueError(f"an endpoint is a host with a port from 1 to 65535, or a socket path: {self!r}")
 
     @classmethod
     def tcp(cls, host: str, port: int) -> Endpoint:

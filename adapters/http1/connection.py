@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, cast
 
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpResponseParser
 
@@ -76,20 +76,15 @@ class Response:
         Raises what `next_chunk` does, `EngineProtocolError` above the limit, and `EngineTimeout`; a response that
         raised is closed.
         """
-        parts: list[bytes] = []
-        size = 0
         try:
+            if timeout_seconds is None:
+                return await self._read_all(limit)
             async with asyncio.timeout(timeout_seconds):
-                while (chunk := await self.next_chunk()) is not None:
-                    size += len(chunk)
-                    if size > limit:
-                        raise EngineProtocolError(f"the engine's answer is larger than {limit} bytes")
-                    parts.append(chunk)
+                return await self._read_all(limit)
         except TimeoutError as exc:
             raise EngineTimeout(f"the engine's answer was not complete after {timeout_seconds:g} s") from exc
         finally:
             self.close()
-        return b"".join(parts)
 
     def close(self) -> None:
         """Drop what is unread. An unfinished response loses its connection, which is how an engine hears a cancel."""
@@ -112,6 +107,16 @@ class Response:
             if self._error is not None:
                 raise self._error
             await self._change()
+
+    async def _read_all(self, limit: int) -> bytes:
+        parts: list[bytes] = []
+        size = 0
+        while (chunk := await self.next_chunk()) is not None:
+            size += len(chunk)
+            if size > limit:
+                raise EngineProtocolError(f"the engine's answer is larger than {limit} bytes")
+            parts.append(chunk)
+        return b"".join(parts)
 
     def ended_by_eof(self) -> bool:
         """Whether the end of the connection is the proper end of this response (no length, not chunked)."""
@@ -204,8 +209,7 @@ class Connection(asyncio.Protocol):
     # asyncio calls these
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

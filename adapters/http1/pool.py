@@ -32,7 +32,7 @@ class Pool:
     ) -> None:
         """`keepalive_seconds` must stay below the engine's own limit (vLLM's is 5)."""
         self._endpoint = endpoint
-        self._host = endpoint.authority.encode("idna" if endpoint.authority.isascii() is False else "ascii")
+        self._host = endpoint.authority.encode("ascii")
         self._connect_timeout_seconds = connect_timeout_seconds
         self._keepalive_seconds = keepalive_seconds
         self._max_idle = max_idle
@@ -62,7 +62,7 @@ class Pool:
         if reused is not None:
             sent_at = asyncio.get_running_loop().time()
             try:
-                return await self._exchange(reused, reused.start(head, body, bodiless), timeout_seconds)
+                return await self._answer(reused.start(head, body, bodiless), timeout_seconds)
             except EngineDied:
                 waited_seconds = asyncio.get_running_loop().time() - sent_at
                 if self._closed or not reused.untouched or waited_seconds > STALE_WINDOW_SECONDS:
@@ -73,7 +73,7 @@ class Pool:
             if reused is None:
                 raise
             raise EngineDied(f"the engine closed the connection, and a new one failed: {exc}") from exc
-        return await self._exchange(fresh, fresh.start(head, body, bodiless), timeout_seconds)
+        return await self._answer(fresh.start(head, body, bodiless), timeout_seconds)
 
     def close(self) -> None:
         """Close every connection at once; requests in flight end with `EngineDied`, later ones are refused."""
@@ -92,7 +92,7 @@ class Pool:
     def idle_connections(self) -> int:
         return len(self._idle)
 
-    async def _exchange(self, connection: Connection, response: Response, timeout_seconds: float | None) -> Response:
+    async def _answer(self, response: Response, timeout_seconds: float | None) -> Response:
         try:
             if timeout_seconds is None:
                 await response.wait_head()
@@ -128,6 +128,8 @@ class Pool:
         endpoint = self._endpoint
         if endpoint.uds is not None:
             return (await loop.create_unix_connection(self._make_connection, endpoint.uds))[1]
+        assert endpoint.host is not None
+        assert endpoint.port is not None
         return (await loop.create_connection(self._make_connection, endpoint.host, endpoint.port))[1]
 
     def _make_connection(self) -> Connection:
@@ -140,7 +142,6 @@ class Pool:
         if asyncio.get_running_loop().time() - since < self._keepalive_seconds and connection.usable():
             return connection
         connection.abort()
-        self._drop_expired()
         return None
 
     def _drop_expired(self) -> None:
