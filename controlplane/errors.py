@@ -1,11 +1,11 @@
 """The control plane's exceptions, arranged by what the caller can do about them.
 
-    InferenceManagerError
-    ├── ConfigError          the operator edits a file and tries again
-    ├── RequestRejected      the caller changes the request, or retries when told
-    ├── RuntimeFailure       an engine, its environment or the host failed: back off, then retry
-    └── StoreFailure         nothing was committed: refuse new work until it recovers
-        └── StoreHeld        another control plane owns the store
+InferenceManagerError
+├── ConfigError          the operator edits a file and tries again
+├── RequestRejected      the caller changes the request, or retries when told
+├── RuntimeFailure       an engine, its environment or the host failed: back off, then retry
+└── StoreFailure         nothing was committed: refuse new work until it recovers
+    └── StoreHeld        another control plane owns the store
 """
 
 
