@@ -29,6 +29,7 @@ class Pool:
         keepalive_seconds: float = 4.0,
         max_idle: int = 128,
         max_head_bytes: int = 64 * 1024,
+        stale_window_seconds: float = STALE_WINDOW_SECONDS,
     ) -> None:
         """`keepalive_seconds` must stay below the engine's own limit (vLLM's is 5)."""
         self._endpoint = endpoint
@@ -37,6 +38,7 @@ class Pool:
         self._keepalive_seconds = keepalive_seconds
         self._max_idle = max_idle
         self._max_head_bytes = max_head_bytes
+        self._stale_window_seconds = stale_window_seconds
         self._open: set[Connection] = set()
         self._idle: dict[Connection, float] = {}  # since when; oldest first
         self._sweep: asyncio.TimerHandle | None = None
@@ -65,7 +67,7 @@ class Pool:
                 return await self._answer(reused.start(head, body, bodiless), timeout_seconds)
             except EngineDied:
                 waited_seconds = asyncio.get_running_loop().time() - sent_at
-                if self._closed or not reused.untouched or waited_seconds > STALE_WINDOW_SECONDS:
+                if self._closed or not reused.untouched or waited_seconds >= self._stale_window_seconds:
                     raise
         try:
             fresh = await self._connect()
