@@ -1,0 +1,220 @@
+"""The store's front: what the rest of the control plane may ask of the disk.
+
+Durable calls return when their commit is on disk; `journal_*` and `record_event`
+only append and are written behind. SQL lives in the modules that this one calls.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Self, TypeVar
+
+from sqlalchemy import Connection
+
+from controlplane.core.model import Intent
+from controlplane.ports import Clock
+from controlplane.store import events, history, intents, load_times, replicas, retention
+from controlplane.store.database import Database
+from controlplane.store.errors import mapped
+from controlplane.store.journal import Journal
+from controlplane.store.lock import StoreLock
+from controlplane.store.records import (
+    EventDraft,
+    EventRecord,
+    JournalLimits,
+    JsonValue,
+    LoadTier,
+    LoadTime,
+    Page,
+    ReplicaChange,
+    ReplicaRecord,
+    RequestAccepted,
+    RequestFilter,
+    RequestFinished,
+    RequestHistory,
+    RequestStarted,
+)
+from controlplane.store.writer import Writer
+
+T = TypeVar("T")
+
+_READERS = 2
+
+
+class Store:
+    """One control plane's memory. Made by `open`, by one event loop, and used from that loop only.
+
+    Every method may raise StoreFailure; then nothing of that call took effect.
+    """
+
+    def __init__(self, database: Database, lock: StoreLock, clock: Clock, limits: JournalLimits) -> None:
+        self._database = database
+        self._lock = lock
+        self._clock = clock
+        self._writer = Writer(database.writing)
+        self._journal = Journal(self._writer, limits)
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="store-reader")
+
+    @classmethod
+    async def open(
+        cls,
+        path: Path,
+        *,
+        holder: str,
+        clock: Clock,
+        wait_seconds: float = 0.0,
+        limits: JournalLimits | None = None,
+    ) -> Self:
+        """Take the store at `path` for `holder` and bring its schema up to date.
+
+        Raises StoreHeld naming the other holder once `wait_seconds` have passed, and
+        StoreFailure when the file is no store, or was written by a newer version.
+        """
+        lock = await StoreLock.take(path.with_name(path.name + ".lock"), holder, clock(), wait_seconds)
+        try:
+            database = await asyncio.to_thread(Database.open, path)
+        except BaseException:
+            lock.release()
+            raise
+        return cls(database, lock, clock, limits or JournalLimits())
+
+    async def close(self) -> None:
+        """Write what the journal holds, then let go of the files and the lock.
+
+        Raises StoreFailure when the last rows could not be written; the rest is closed even so.
+        """
+        try:
+            await self._journal.close()
+        finally:
+            await self._writer.close()
+            await asyncio.to_thread(self._readers.shutdown)
+            await asyncio.to_thread(self._database.close)
+            self._lock.release()
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the last commit reached the disk; false means: refuse new work for now."""
+        return self._writer.failure is None
+
+    @property
+    def failure(self) -> str | None:
+        """Why the last commit failed; None when healthy."""
+        return self._writer.failure
+
+    @property
+    def journal_dropped(self) -> int:
+        """Rows of history lost because the disk was away too long or refused them."""
+        return self._journal.dropped
+
+    # -- replicas and what was learned about them
+
+    async def commit_replicas(self, changes: Sequence[ReplicaChange]) -> None:
+        """Write all of `changes` with their reservations and events, or none.
+
+        Raises StaleWrite naming the first row that was not as expected.
+        """
+        at = self._clock()
+        await self._writer.commit(lambda connection: replicas.write(connection, changes, at))
+
+    async def replicas(self) -> list[ReplicaRecord]:
+        """Every replica's row, ordered by id."""
+        return await self._read("read the replicas", replicas.read)
+
+    async def delete_replica(self, replica_id: str, generation: int, event: EventDraft | None = None) -> None:
+        """Remove a row and its reservation; StaleWrite when it is not at `generation`."""
+        at = self._clock()
+        await self._writer.commit(lambda connection: replicas.delete(connection, replica_id, generation, event, at))
+
+    async def set_intent(self, model_id: str, intent: Intent, event: EventDraft | None = None) -> None:
+        """Replace what the operator asked for; an empty `Intent()` removes the row."""
+        at = self._clock()
+        await self._writer.commit(lambda connection: intents.write(connection, model_id, intent, event, at))
+
+    async def intents(self) -> dict[str, Intent]:
+        """What the operator asked for, by model id."""
+        return await self._read("read the intents", intents.read)
+
+    async def record_load(
+        self, model_id: str, config_hash: str, tier: LoadTier, seconds: float, peak_mib: int
+    ) -> LoadTime:
+        """Learn from one load; returns the figures that hold from now on."""
+        at = self._clock()
+        sample = LoadTime(model_id, config_hash, tier, 1, seconds, peak_mib, at)
+        return await self._writer.commit(lambda connection: load_times.learn(connection, sample))
+
+    async def load_times(self) -> list[LoadTime]:
+        return await self._read("read the load times", load_times.read)
+
+    # -- the history of requests
+
+    def journal_accepted(self, row: RequestAccepted) -> None:
+        """Note a call behind its response: never waits, never raises for the disk."""
+        self._journal.append(row)
+
+    def journal_started(self, row: RequestStarted) -> None:
+        self._journal.append(row)
+
+    def journal_finished(self, row: RequestFinished) -> None:
+        self._journal.append(row)
+
+    def record_event(self, kind: str, subject: str, detail: Mapping[str, JsonValue] | None = None) -> None:
+        """Note an event that belongs to no transaction, behind like the requests."""
+        self._journal.append(events.Event(self._clock(), kind, subject, detail or {}))
+
+    async def flush(self) -> None:
+        """Return when everything journalled so far is on disk."""
+        await self._journal.flush()
+
+    async def interrupt_open(self, at: float) -> int:
+        """End the sync requests that an earlier life left open; returns how many.
+
+        For boot, before the first journal call: later it would end live requests.
+        """
+        return await self._writer.commit(lambda connection: history.interrupt_open(connection, at))
+
+    async def requests(self, wanted: RequestFilter | None = None, cursor: str | None = None, limit: int = 100) -> Page:
+        """Requests newest first. Raises ValueError for a cursor that no page gave."""
+        position = history.decode_cursor(cursor) if cursor else None
+        wanted = wanted or RequestFilter()
+        return await self._read("list the requests", lambda c: history.page(c, wanted, position, limit))
+
+    async def request(self, request_id: str) -> RequestHistory | None:
+        """One request with its attempts; None when unknown (or not flushed yet)."""
+        return await self._read("read the request", lambda connection: history.one(connection, request_id))
+
+    async def events(self, after_id: int = 0, limit: int = 100) -> list[EventRecord]:
+        """Events with an id over `after_id`, oldest first."""
+        return await self._read("read the events", lambda connection: events.read(connection, after_id, limit))
+
+    # -- upkeep
+
+    async def prune(self, before: float, keep: int) -> int:
+        """Delete ended requests and events older than `before`, or beyond the newest `keep` of each.
+
+        Works in small transactions so that nobody waits long behind it; returns rows deleted.
+        """
+        removed = 0
+        for sweep in (retention.prune_requests, retention.prune_events):
+            while count := await self._writer.commit(lambda connection, sweep=sweep: sweep(connection, before, keep)):
+                removed += count
+        return removed
+
+    async def backup(self, target: Path) -> None:
+        """Copy the store, as of now, to a new file. Raises StoreFailure if `target` exists."""
+        await self._journal.flush()
+        await self._in_reader(lambda: self._database.backup(target))
+
+    async def checkpoint(self) -> None:
+        """Move the write-ahead log into the database file and empty it."""
+        await self._writer.exclusively(self._database.checkpoint)
+
+    async def _read(self, action: str, query: Callable[[Connection], T]) -> T:
+        def run() -> T:
+            with mapped(action), self._database.reading.begin() as connection:
+                return query(connection)
+
+        return await self._in_reader(run)
+
+    async def _in_reader(self, job: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._readers, job)
