@@ -89,8 +89,10 @@ class Replica:
     """One replica as its row describes it.
 
     `generation` grows at every start and guards late reports: a fact about
-    another generation is stale. `cordoned_for` names the model that is waiting
-    for this replica's room, or is empty for a cordon by the operator.
+    another generation is stale. `changed_at` is when the state was entered.
+    `cordoned_for` names the model that is waiting for this replica's room, or is
+    empty for an unload by the operator. `revive`: it died while serving, so it
+    comes back without being asked.
     """
 
     replica_id: str
@@ -107,6 +109,7 @@ class Replica:
     failures: int = 0
     retry_at: float = 0.0
     failure_reason: str = ""
+    revive: bool = False
 
     @property
     def holds_memory(self) -> bool:
@@ -168,13 +171,12 @@ class DeviceBudget:
 class Intent:
     """What the operator asked for at run time, over what the files say.
 
-    `load_since` set: keep a replica up until it was ready once. `unload`: stop
-    replicas once idle; requests that come later load the model again.
+    `pinned` None leaves it to the file. `load_since` set: get a replica ready,
+    making room as for the most urgent request.
     """
 
     pinned: bool | None = None
     load_since: float | None = None
-    unload: bool = False
 
 
 @dataclass(frozen=True, slots=True)
