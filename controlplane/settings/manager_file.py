@@ -125,7 +125,7 @@ class VllmSettings(Section):
     python: FilePath | None = None
     """Interpreter of an environment of your own that has vLLM. null: the pinned one, installed on first use."""
     threads: Annotated[Whole, Field(ge=1, le=1024)] | None = None
-    """CPU threads per replica on a host without a GPU. null: all cores."""
+    """CPU threads per replica on a host without a GPU. null: chosen for the host."""
 
 
 class EngineSettings(Section):

@@ -19,8 +19,9 @@ DEFAULT_CONCURRENCY = 8
 SCRIPT = "script"
 
 
+# A new engine kind is a line here, and one in each of the two sets below where it belongs.
 class EngineKind(StrEnum):
-    """Every engine kind a model may name; a new kind is a line here and one in each of the sets below."""
+    """The engine kinds."""
 
     VLLM = "vllm"
     SIMULATED = "simulated"
@@ -146,6 +147,8 @@ simulated engine also takes `script`, an object."""
         for name, value in parameters.items():
             if isinstance(value, dict) and name == SCRIPT and script_allowed:
                 continue
+            if name == SCRIPT and info.data.get("engine"):
+                raise ValueError('"script" is for the simulated engine; remove it or write "engine": "simulated"')
             if not isinstance(value, Scalar):
                 raise ValueError(f'"{name}" must be text, a number, true or false; leave it out for the default')
         return parameters
