@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema, fie
 
 from controlplane.core.model import DEFAULT_PRIORITY, InferenceType, ModelSpec
 from controlplane.settings.section import EnvironmentValue, Flag, Seconds, Section, Whole, surroundings
+from engines.simulated.script import ScriptError, parse_script
 
 MAX_NAME_LENGTH = 96
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$"
@@ -143,13 +144,10 @@ simulated engine also takes `script`, an object."""
     @field_validator("parameters")
     @classmethod
     def _options(cls, parameters: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        script_allowed = info.data.get("engine") in TAKES_SCRIPT
         for name, value in parameters.items():
-            if isinstance(value, dict) and name == SCRIPT and script_allowed:
-                continue
-            if name == SCRIPT and info.data.get("engine"):
-                raise ValueError('"script" is for the simulated engine; remove it or write "engine": "simulated"')
-            if not isinstance(value, Scalar):
+            if name == SCRIPT and (engine := info.data.get("engine")):
+                _check_script(value, engine)
+            elif not isinstance(value, Scalar):
                 raise ValueError(f'"{name}" must be text, a number, true or false; leave it out for the default')
         return parameters
 
@@ -180,6 +178,17 @@ simulated engine also takes `script`, an object."""
             idle_timeout_seconds=self.idle_timeout_seconds,
             loading_seconds=self.loading_time_sec,
         )
+
+
+def _check_script(script: object, engine: EngineKind) -> None:
+    if engine not in TAKES_SCRIPT:
+        raise ValueError(f'"{SCRIPT}" is for the simulated engine; remove it or write "engine": "simulated"')
+    if not isinstance(script, dict):
+        raise ValueError(f'"{SCRIPT}" must be an object, in {{ }}')
+    try:
+        parse_script(json.dumps(script))
+    except ScriptError as exc:
+        raise ValueError(f'"{SCRIPT}"{str(exc).removeprefix("--script")}') from exc
 
 
 def _scalar(value: Any) -> Scalar:
