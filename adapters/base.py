@@ -143,3 +143,11 @@ class EngineAdapter(Protocol):
     def verdict(self, tail: bytes, *, stream: bool) -> Verdict:
         """Judge a finished response by its last bytes (up to 8 KiB; a whole body when it is smaller)."""
         ...
+
+    def cold_phase(self, log_lines: Sequence[str]) -> str:
+        """How far a start has come, in words for people, from the log so far (newest line last)."""
+        ...
+
+    def failure(self, log_lines: Sequence[str]) -> str:
+        """The cause of a failed start in one sentence, from the end of its log (newest line last)."""
+        ...

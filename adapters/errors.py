@@ -4,7 +4,8 @@
     ├── EngineUnreachable     nothing was delivered: safe to try again, here or elsewhere
     ├── EngineDied            the connection was lost after the request was sent
     ├── EngineProtocolError   the engine answered, but not in valid HTTP (or too much of it)
-    └── EngineTimeout         the engine took longer than the caller allowed
+    ├── EngineTimeout         the engine took longer than the caller allowed
+    └── LaunchError           the model cannot be started as it is configured: edit its entry
 
 A status code is not an error here: the caller reads it from the response.
 """
@@ -30,3 +31,7 @@ class EngineProtocolError(EngineError):
 
 class EngineTimeout(EngineError):
     """The engine did not answer within the time that the caller gave."""
+
+
+class LaunchError(EngineError):
+    """The model cannot be started like this: options, folder or budget are wrong. The message names the remedy."""

@@ -1,0 +1,43 @@
+"""vLLM as an `EngineAdapter`: puts the parts of this package behind the one interface."""
+
+import os
+from collections.abc import Callable, Sequence
+
+from adapters.base import Call, Header, Launch, ModelLaunch, NormalError, Probe, Target, Verdict
+from adapters.endpoint import Endpoint
+from adapters.vllm import errors, launch, log, probe, verdict, wire
+from adapters.vllm.footprint import Footprint, read_footprint
+
+
+class VllmAdapter:
+    """Stateless. `footprint` reads what a model folder needs; `cores`: of the host, by default all that we may use."""
+
+    kind = "vllm"
+
+    def __init__(self, footprint: Callable[[str], Footprint] = read_footprint, cores: int | None = None) -> None:
+        self._footprint = footprint
+        self._cores = len(os.sched_getaffinity(0)) if cores is None else cores
+
+    def serves(self, path: str) -> bool:
+        return path in wire.PATHS
+
+    def launch(self, model: ModelLaunch, target: Target) -> Launch:
+        return launch.plan_launch(model, target, self._footprint, self._cores)
+
+    async def probe(self, endpoint: Endpoint) -> Probe:
+        return await probe.look(endpoint)
+
+    def headers(self, call: Call) -> list[Header]:
+        return wire.request_headers(call)
+
+    def error(self, status: int, body: bytes) -> NormalError:
+        return errors.normalise(status, body)
+
+    def verdict(self, tail: bytes, *, stream: bool) -> Verdict:
+        return verdict.judge(tail, stream=stream)
+
+    def cold_phase(self, log_lines: Sequence[str]) -> str:
+        return log.cold_phase(log_lines)
+
+    def failure(self, log_lines: Sequence[str]) -> str:
+        return log.failure(log_lines)
