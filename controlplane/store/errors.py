@@ -1,19 +1,37 @@
-"""The store's own failures, and the one place where the database's errors become ours."""
+"""The store's own failures, and the one place where the database's errors become ours.
+
+StoreFailure
+├── Unavailable     the disk or the database cannot commit now; it may recover by itself
+├── RowRefused      the database is well but will never take this row
+└── StaleWrite      a row was not at the generation that the writer expected
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, ProgrammingError, SQLAlchemyError, StatementError
+from sqlalchemy.exc import (
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    InterfaceError,
+    ProgrammingError,
+    SQLAlchemyError,
+    StatementError,
+)
 
 from controlplane.errors import StoreFailure
 
 
-class StaleWrite(StoreFailure):
-    """A row was not at the generation the writer expected; nothing of its commit took effect."""
+class Unavailable(StoreFailure):
+    """The disk is full, the database locked or damaged: nothing was committed, later it may be."""
 
 
 class RowRefused(StoreFailure):
-    """The database is well but will never take this row; trying again cannot help."""
+    """The database will never take this row; trying again cannot help."""
+
+
+class StaleWrite(StoreFailure):
+    """A row was not at the generation the writer expected; nothing of its commit took effect."""
 
 
 _REFUSALS = (IntegrityError, DataError, ProgrammingError, InterfaceError)
@@ -21,13 +39,14 @@ _REFUSALS = (IntegrityError, DataError, ProgrammingError, InterfaceError)
 
 @contextmanager
 def mapped(action: str) -> Iterator[None]:
-    """Turn the database's errors into RowRefused or StoreFailure, worded "cannot <action>: …"."""
+    """Turn the database's errors into RowRefused or Unavailable, worded "cannot <action>: …"."""
     try:
         yield
     except _REFUSALS as exc:
         raise RowRefused(f"cannot {action}: {exc.orig}") from exc
-    except SQLAlchemyError as exc:
-        reason = exc.orig if isinstance(exc, StatementError) and exc.orig is not None else exc
-        raise StoreFailure(f"cannot {action}: {reason}") from exc
-    except (UnicodeEncodeError, OverflowError) as exc:
+    except DBAPIError as exc:
+        raise Unavailable(f"cannot {action}: {exc.orig}") from exc
+    except (StatementError, UnicodeEncodeError, OverflowError) as exc:
         raise RowRefused(f"cannot {action}: {exc}") from exc
+    except SQLAlchemyError as exc:
+        raise Unavailable(f"cannot {action}: {exc}") from exc

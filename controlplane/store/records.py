@@ -156,6 +156,16 @@ class ReplicaRecord:
     phase: str = ""
     ready_at: float | None = None
     last_used_at: float = 0.0
+    revive: bool = False
+
+
+class Event(NamedTuple):
+    """An event on its way to the log, which gives it an id."""
+
+    at: float
+    kind: str
+    subject: str
+    detail: Mapping[str, JsonValue]
 
 
 @dataclass(frozen=True, slots=True)

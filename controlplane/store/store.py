@@ -20,6 +20,7 @@ from controlplane.store.errors import mapped
 from controlplane.store.journal import Journal
 from controlplane.store.lock import StoreLock
 from controlplane.store.records import (
+    Event,
     EventDraft,
     EventRecord,
     JournalLimits,
@@ -107,8 +108,6 @@ class Store:
         """Rows of history lost because the disk was away too long or refused them."""
         return self._journal.dropped
 
-    # -- replicas and what was learned about them
-
     async def commit_replicas(self, changes: Sequence[ReplicaChange]) -> None:
         """Write all of `changes` with their reservations and events, or none.
 
@@ -146,8 +145,6 @@ class Store:
     async def load_times(self) -> list[LoadTime]:
         return await self._read("read the load times", load_times.read)
 
-    # -- the history of requests
-
     def journal_accepted(self, row: RequestAccepted) -> None:
         """Note a call behind its response: never waits, never raises for the disk."""
         self._journal.append(row)
@@ -160,7 +157,7 @@ class Store:
 
     def record_event(self, kind: str, subject: str, detail: Mapping[str, JsonValue] | None = None) -> None:
         """Note an event that belongs to no transaction, behind like the requests."""
-        self._journal.append(events.Event(self._clock(), kind, subject, detail or {}))
+        self._journal.append(Event(self._clock(), kind, subject, detail or {}))
 
     async def flush(self) -> None:
         """Return when everything journalled so far is on disk."""
@@ -187,16 +184,14 @@ class Store:
         """Events with an id over `after_id`, oldest first."""
         return await self._read("read the events", lambda connection: events.read(connection, after_id, limit))
 
-    # -- upkeep
-
     async def prune(self, before: float, keep: int) -> int:
         """Delete ended requests and events older than `before`, or beyond the newest `keep` of each.
 
         Works in small transactions so that nobody waits long behind it; returns rows deleted.
         """
         removed = 0
-        for sweep in (retention.prune_requests, retention.prune_events):
-            while count := await self._writer.commit(lambda connection, sweep=sweep: sweep(connection, before, keep)):
+        for sweep in await self._read("plan the pruning", lambda c: retention.sweeps(c, before, keep)):
+            while count := await self._writer.commit(sweep):
                 removed += count
         return removed
 

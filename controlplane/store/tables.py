@@ -1,0 +1,178 @@
+"""The tables, in the words of SQLAlchemy Core; migrations/ must arrive at the same schema.
+
+Only what SQLite and PostgreSQL both understand. Times are unix seconds as doubles.
+"""
+
+from collections.abc import Iterable
+from enum import StrEnum
+
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+)
+
+from controlplane.core.model import InferenceType, Outcome, ReplicaState, RequestStatus
+from controlplane.store.records import LoadTier, Mode
+
+metadata = MetaData(
+    naming_convention={
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def _one_of(column: str, values: Iterable[StrEnum]) -> CheckConstraint:
+    listed = ", ".join(f"'{value.value}'" for value in values)
+    return CheckConstraint(f"{column} IN ({listed})", name=column)
+
+
+requests = Table(
+    "requests",
+    metadata,
+    Column("request_id", Text, primary_key=True),
+    Column("mode", Text, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("model_id", Text, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("outcome", Text),
+    Column("created_at", Double, nullable=False),
+    Column("started_at", Double),
+    Column("finished_at", Double),
+    Column("deadline_at", Double),
+    Column("client", Text),
+    Column("stream", Boolean, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("http_status", Integer),
+    Column("error_code", Text),
+    Column("error_message", Text),
+    Column("prompt_tokens", Integer),
+    Column("completion_tokens", Integer),
+    Column("wait_seconds", Double),
+    Column("first_byte_seconds", Double),
+    _one_of("mode", Mode),
+    _one_of("type", InferenceType),
+    _one_of("status", RequestStatus),
+    _one_of("outcome", Outcome),
+    CheckConstraint("priority BETWEEN 0 AND 100", name="priority"),
+)
+
+# Recovery reads the whole queue in order from this index alone; rows leave it when they end,
+# so it stays as small as the queue however long the history grows.
+Index(
+    "ix_requests_open",
+    requests.c.mode,
+    requests.c.status,
+    requests.c.priority,
+    requests.c.created_at,
+    requests.c.request_id,
+    requests.c.model_id,
+    requests.c.deadline_at,
+    sqlite_where=requests.c.finished_at.is_(None),
+    postgresql_where=requests.c.finished_at.is_(None),
+)
+Index("ix_requests_created", requests.c.created_at, requests.c.request_id)
+Index("ix_requests_model", requests.c.model_id, requests.c.created_at, requests.c.request_id)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("request_id", Text, ForeignKey("requests.request_id", ondelete="CASCADE"), primary_key=True),
+    Column("n", Integer, primary_key=True),
+    # No foreign key: the history of an attempt outlives its replica.
+    Column("replica_id", Text, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("started_at", Double, nullable=False),
+    Column("finished_at", Double),
+    Column("outcome", Text),
+    Column("error", Text),
+    _one_of("outcome", Outcome),
+    CheckConstraint("n >= 1", name="n"),
+)
+
+Index(
+    "ix_attempts_open",
+    attempts.c.request_id,
+    sqlite_where=attempts.c.finished_at.is_(None),
+    postgresql_where=attempts.c.finished_at.is_(None),
+)
+
+replicas = Table(
+    "replicas",
+    metadata,
+    Column("replica_id", Text, primary_key=True),
+    Column("model_id", Text, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("device_id", Text, nullable=False),
+    Column("config_hash", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("changed_at", Double, nullable=False),
+    Column("endpoint", Text, nullable=False),
+    Column("handle", Text, nullable=False),
+    Column("cordoned_for", Text),
+    Column("failures", Integer, nullable=False),
+    Column("retry_at", Double, nullable=False),
+    Column("failure_reason", Text, nullable=False),
+    Column("phase", Text, nullable=False),
+    Column("ready_at", Double),
+    Column("last_used_at", Double, nullable=False),
+    Column("revive", Boolean, nullable=False),
+    _one_of("state", ReplicaState),
+)
+
+# A table of its own, not a column: a reservation is what the ledger sums, and it ends at
+# another time than the replica's row does.
+reservations = Table(
+    "reservations",
+    metadata,
+    Column("replica_id", Text, ForeignKey("replicas.replica_id", ondelete="CASCADE"), primary_key=True),
+    Column("device_id", Text, nullable=False),
+    Column("mib", Integer, nullable=False),
+    CheckConstraint("mib >= 0", name="mib"),
+)
+
+intents = Table(
+    "intents",
+    metadata,
+    Column("model_id", Text, primary_key=True),
+    Column("pinned", Boolean),
+    Column("load_since", Double),
+)
+
+load_times = Table(
+    "load_times",
+    metadata,
+    Column("model_id", Text, primary_key=True),
+    Column("config_hash", Text, primary_key=True),
+    Column("tier", Text, primary_key=True),
+    Column("samples", Integer, nullable=False),
+    Column("mean_seconds", Double, nullable=False),
+    Column("peak_mib", Integer, nullable=False),
+    Column("last_at", Double, nullable=False),
+    _one_of("tier", LoadTier),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("at", Double, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("detail", JSON, nullable=False),
+    # Ids are cursors of readers: one that pruning freed must not come back.
+    sqlite_autoincrement=True,
+)

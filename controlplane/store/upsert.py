@@ -1,0 +1,30 @@
+"""INSERT that overwrites the row it meets, in the dialect of the connection."""
+
+from collections.abc import Callable
+from functools import cache
+
+from sqlalchemy import Connection, Table
+from sqlalchemy.dialects import postgresql, sqlite
+
+# Both dialects have the same clauses on INSERT; SQLAlchemy has no common base that says so.
+_Insert = sqlite.Insert | postgresql.Insert
+_INSERTS: dict[str, Callable[[Table], _Insert]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+
+
+def upsert(connection: Connection, table: Table) -> _Insert:
+    """The statement for `table`, keyed by its primary key; give every column when executing it."""
+    return _overwriting(connection.dialect.name, table)
+
+
+def insert_absent(connection: Connection, table: Table) -> _Insert:
+    """The statement that leaves a row with the same key alone; its rowcount tells."""
+    return _INSERTS[connection.dialect.name](table).on_conflict_do_nothing()
+
+
+@cache
+def _overwriting(dialect: str, table: Table) -> _Insert:
+    statement = _INSERTS[dialect](table)
+    return statement.on_conflict_do_update(
+        index_elements=list(table.primary_key.columns),
+        set_={column.name: statement.excluded[column.name] for column in table.columns if not column.primary_key},
+    )
