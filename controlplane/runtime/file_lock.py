@@ -23,7 +23,7 @@ async def file_lock(path: Path, on_wait: Callable[[str], None]) -> AsyncIterator
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        on_wait(path.read_text(encoding="utf-8").strip() or "another process")
+        on_wait(os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process")
         await _wait_for_lock(descriptor)
     try:
         os.ftruncate(descriptor, 0)

