@@ -1,0 +1,83 @@
+"""Ends a replica's whole tree: first asks, then kills until looking twice shows nothing.
+
+The leader is asked first, alone, as `docker stop` does: engines drain in an
+order of their own. What it leaves behind is asked next. Decides only how to
+end processes; the caller says how to find them.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Awaitable, Callable, Sequence
+
+from controlplane.runtime.process_exit import opened, send, until_gone
+from controlplane.runtime.process_tree import Process, start_time
+
+Find = Callable[[], Awaitable[Sequence[Process]]]
+
+# A process that forks while we read /proc can hide its child from one look, hardly from two.
+_EMPTY_LOOKS = 2
+_KILLED_WITHIN_SECONDS = 1.0
+
+
+class Patience:
+    """How long a stop waits before it kills; a second caller may shorten it."""
+
+    def __init__(self, seconds: float) -> None:
+        self._deadline = asyncio.get_running_loop().time() + seconds
+        self._timeout: asyncio.Timeout | None = None
+
+    def shorten(self, seconds: float) -> None:
+        self._deadline = min(self._deadline, asyncio.get_running_loop().time() + seconds)
+        if self._timeout is not None and not self._timeout.expired():
+            self._timeout.reschedule(self._deadline)
+
+    async def cut_off(self, work: Awaitable[None]) -> None:
+        """Await `work`, or cancel it when patience ends."""
+        try:
+            async with asyncio.timeout_at(self._deadline) as self._timeout:
+                await work
+        except TimeoutError:
+            return
+        finally:
+            self._timeout = None
+
+
+async def end_tree(find: Find, leader: Process | None, patience: Patience) -> None:
+    """Return only when no process of the tree is left; a process the kernel cannot kill is waited for."""
+    await patience.cut_off(_ask(find, leader))
+    await _kill(find)
+
+
+async def _ask(find: Find, leader: Process | None) -> None:
+    asked = [leader] if leader is not None else await find()
+    while asked:
+        with opened(asked) as pidfds:
+            for pidfd in pidfds:
+                send(pidfd, signal.SIGTERM)
+            await until_gone(pidfds)
+        asked = await find()
+
+
+async def _kill(find: Find) -> None:
+    empty_looks = 0
+    while empty_looks < _EMPTY_LOOKS:
+        found = await find()
+        empty_looks = 0 if found else empty_looks + 1
+        with opened(found) as pidfds:
+            # All are frozen before the first is killed, so that none forks while the others die.
+            for pidfd in pidfds:
+                send(pidfd, signal.SIGSTOP)
+            _kill_groups(found)
+            for pidfd in pidfds:
+                send(pidfd, signal.SIGKILL)
+            await Patience(_KILLED_WITHIN_SECONDS).cut_off(until_gone(pidfds))
+
+
+def _kill_groups(processes: Sequence[Process]) -> None:
+    """Kill the groups of session leaders as one: the kernel does that atomically, so no fork escapes it."""
+    for process in processes:
+        if process.pid == process.session and start_time(process.pid) == process.started:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)

@@ -1,0 +1,115 @@
+"""Finds the processes of our replicas in /proc, by label and by descent, and measures their memory.
+
+A process that lost its label (a cleaned environment) still counts while a
+labelled one is its ancestor. Reads only; blocking, so callers use a thread.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from controlplane.runtime.process_label import Label, Stranger, from_environment
+
+_PROC = Path("/proc")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process; `started` is in clock ticks since boot and tells a recycled pid from the first."""
+
+    pid: int
+    started: int
+    parent: int
+    session: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """All living processes of one generation of one replica."""
+
+    label: Label
+    processes: tuple[Process, ...]
+
+
+def find_trees(store_id: str) -> list[Tree]:
+    """Every replica's tree that is alive now. A process forked while we look may be missed: look again to be sure."""
+    labels = {pid: from_environment(_read(pid, "environ"), store_id) for pid in _pids()}
+    if not any(isinstance(label, Label) for label in labels.values()):
+        return []
+    processes = {pid: process for pid in labels if (process := read_process(pid)) is not None}
+    members: dict[tuple[str, int], tuple[Label, list[Process]]] = {}
+    for process in processes.values():
+        label = _inherited(process, processes, labels)
+        if label is not None:
+            members.setdefault(label.key, (label, []))[1].append(process)
+    return [Tree(label, tuple(found)) for label, found in members.values()]
+
+
+def is_labelled(pid: int, store_id: str, key: tuple[str, int]) -> bool:
+    label = from_environment(_read(pid, "environ"), store_id)
+    return isinstance(label, Label) and label.key == key
+
+
+def read_process(pid: int) -> Process | None:
+    """None when it is gone, a zombie included: its memory is back, only its exit code is left."""
+    stat = _read(pid, "stat")
+    if not stat:
+        return None
+    # The second field, the name, may hold blanks and brackets: count from its last bracket.
+    fields = stat[stat.rindex(b")") + 2 :].split()
+    if fields[0] in b"ZX":
+        return None
+    return Process(pid=pid, started=int(fields[19]), parent=int(fields[1]), session=int(fields[3]))
+
+
+def start_time(pid: int) -> int | None:
+    """Start in ticks since boot, of a zombie too; None when there is no such pid."""
+    stat = _read(pid, "stat")
+    return int(stat[stat.rindex(b")") + 2 :].split()[19]) if stat else None
+
+
+def memory_mib(trees: Iterable[Tree]) -> dict[str, int]:
+    """Host memory by replica: shared pages are divided among those who share them."""
+    used: dict[str, int] = {}
+    for tree in trees:
+        bytes_used = sum(_memory_bytes(process.pid) for process in tree.processes)
+        used[tree.label.replica_id] = used.get(tree.label.replica_id, 0) + -(-bytes_used // _MIB)
+    return used
+
+
+def _inherited(
+    process: Process, processes: Mapping[int, Process], labels: Mapping[int, Label | Stranger]
+) -> Label | None:
+    """The label of the process or of its nearest labelled ancestor, unless another store's stands between."""
+    current: Process | None = process
+    while current is not None:
+        label = labels.get(current.pid, Stranger.UNLABELLED)
+        if label is Stranger.OTHER_STORE or current.pid == os.getpid():
+            return None
+        if isinstance(label, Label):
+            return label
+        current = processes.get(current.parent)
+    return None
+
+
+def _memory_bytes(pid: int) -> int:
+    for line in _read(pid, "smaps_rollup").splitlines():
+        if line.startswith(b"Pss:"):
+            return int(line.split()[1]) * 1024
+    resident = _read(pid, "statm").split()
+    return int(resident[1]) * _PAGE if resident else 0
+
+
+def _pids() -> list[int]:
+    return [int(entry.name) for entry in _PROC.iterdir() if entry.name.isdecimal()]
+
+
+def _read(pid: int, name: str) -> bytes:
+    """Empty when the process is gone, or another user's: then it is none of ours."""
+    try:
+        return (_PROC / str(pid) / name).read_bytes()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return b""
