@@ -8,6 +8,8 @@ InferenceManagerError
     └── StoreHeld        another control plane owns the store
 """
 
+from adapters.base import NormalError
+
 
 class InferenceManagerError(Exception):
     """Base of every expected failure; the message says what failed and what to do."""
@@ -15,6 +17,18 @@ class InferenceManagerError(Exception):
 
 class ConfigError(InferenceManagerError):
     """A configuration file is wrong; the message names file, path and remedy."""
+
+
+class RequestRejected(InferenceManagerError):
+    """A call cannot be served; `error` is what its caller gets, in OpenAI's terms.
+
+    `retry_after_seconds` None: trying the same again is of no use.
+    """
+
+    def __init__(self, error: NormalError, retry_after_seconds: float | None = None) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.retry_after_seconds = retry_after_seconds
 
 
 class RuntimeFailure(InferenceManagerError):

@@ -24,11 +24,15 @@ class IllegalMoveError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Exponential back-off; a replica that served for `stable_seconds` starts over."""
+    """Exponential back-off; a replica that served for `stable_seconds` starts over.
+
+    After `patience` failures in a row nobody is kept waiting for it.
+    """
 
     initial_seconds: float = 2.0
     max_seconds: float = 300.0
     stable_seconds: float = 60.0
+    patience: int = 3
 
     def delay_seconds(self, failures: int) -> float:
         return min(self.max_seconds, self.initial_seconds * 2.0 ** min(failures - 1, 30))
@@ -69,18 +73,28 @@ def uncordoned(replica: Replica) -> Replica:
     return replace(replica, cordoned_for=None)
 
 
+def unhealthy(replica: Replica, reason: str) -> Replica:
+    """It lives but does not work; the planner replaces it."""
+    return replace(replica, healthy=False, failure_reason=reason)
+
+
 def stopping(replica: Replica, now: float) -> Replica:
     """On purpose: nothing is counted against it."""
     return replace(_move(replica, ReplicaState.STOPPING, now), failure_reason="", revive=False)
 
 
-def crashed(replica: Replica, reason: str, now: float, backoff: Backoff) -> Replica:
-    """It failed or was found dead. Its memory stays reserved until the runtime proves it gone."""
+def crashed(replica: Replica, reason: str, now: float, backoff: Backoff, *, hopeless: bool = False) -> Replica:
+    """It failed or was found dead. Its memory stays reserved until the runtime proves it gone.
+
+    `hopeless`: the same start cannot succeed, so nobody should wait for more tries.
+    """
     if replica.state is ReplicaState.STOPPING:
         return replica
     served = replica.state is ReplicaState.READY
     stable = served and now - replica.changed_at >= backoff.stable_seconds
     failures = 1 if stable else replica.failures + 1
+    if hopeless:
+        failures = max(failures, backoff.patience)
     return replace(
         _move(replica, ReplicaState.STOPPING, now),
         failures=failures,

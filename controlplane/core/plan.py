@@ -116,7 +116,7 @@ def apply(action: Action, replicas: Mapping[str, Replica], now: float, backoff: 
     replica = replicas[action.replica_id]
     if isinstance(action, StopReplica):
         if action.reason is StopReason.UNHEALTHY:
-            return lifecycle.crashed(replica, "it stopped making progress", now, backoff)
+            return lifecycle.crashed(replica, replica.failure_reason or "it is unhealthy", now, backoff)
         return lifecycle.stopping(replica, now)
     if isinstance(action, CordonReplica):
         return lifecycle.cordoned(replica, action.for_model)

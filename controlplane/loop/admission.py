@@ -1,0 +1,153 @@
+"""The door: which calls are accepted, for which model, at which priority, until when.
+
+Refusals are made here, before anything is spent; whatever is accepted gets an
+exchange that ends in exactly one outcome.
+"""
+
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from adapters.base import Call
+from controlplane.core.model import InferenceType, ReplicaState, RequestHead
+from controlplane.errors import RequestRejected
+from controlplane.loop import rejections
+from controlplane.loop.exchange import Accepted, Exchange, Surroundings
+from controlplane.loop.outlook import Outlook
+from controlplane.loop.telemetry import Telemetry
+from controlplane.loop.world import ModelEntry, World
+from controlplane.store.records import RequestAccepted
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A call at the door. `types` are the kinds the path is for; empty means any the engine serves.
+
+    `body_for` returns the body to pass on, given the name the engine knows the
+    model by, or None when the caller's own name will do.
+    """
+
+    method: str
+    path: str
+    model: str
+    types: frozenset[InferenceType]
+    body_for: Callable[[str | None], bytes]
+    content_type: bytes
+    stream: bool
+    priority: int | None
+    deadline_seconds: float | None
+    client: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DoorRules:
+    """Limits at the door; see scheduling in the configuration."""
+
+    queue_limit: int
+    queue_limit_per_model: int | None
+    default_deadline_seconds: float
+    patience: int
+
+
+class Admission:
+    """Accepts or refuses; never waits."""
+
+    def __init__(
+        self, world: World, outlook: Outlook, around: Surroundings, telemetry: Telemetry, rules: DoorRules
+    ) -> None:
+        self._world = world
+        self._outlook = outlook
+        self._around = around
+        self._telemetry = telemetry
+        self._rules = rules
+        self._open = True
+        self._live: dict[str, Exchange] = {}
+
+    def admit(self, ask: Ask) -> Exchange:
+        """Raises RequestRejected with what the caller should get."""
+        try:
+            entry = self._entry(ask)
+            self._check(entry, ask)
+        except RequestRejected as exc:
+            self._telemetry.rejected.labels(exc.error.code or exc.error.type).inc()
+            raise
+        return self._accept(entry, ask)
+
+    def close(self) -> None:
+        """From now on everything is refused; what was accepted goes on."""
+        self._open = False
+
+    def live(self) -> Iterator[Exchange]:
+        """Accepted and not ended yet."""
+        return iter(self._live.values())
+
+    def _entry(self, ask: Ask) -> ModelEntry:
+        if not self._open:
+            raise rejections.closing()
+        entry = self._world.resolve(ask.model)
+        if entry is None:
+            raise rejections.unknown_model(ask.model, self._world.names())
+        return entry
+
+    def _check(self, entry: ModelEntry, ask: Ask) -> None:
+        spec = entry.spec
+        if ask.types and ask.types.isdisjoint(spec.types):
+            wanted, does = _words(ask.types), _words(spec.types)
+            raise rejections.invalid(f"{ask.path} is for {wanted}; {spec.model_id} does {does}", "model", "wrong_type")
+        if not entry.adapter.serves(ask.path):
+            raise rejections.invalid(f"{spec.model_id} does not serve {ask.path}", "model", "unsupported_endpoint", 404)
+        if self._world.free_slots(spec.model_id) is None:
+            self._check_line(entry)
+
+    def _check_line(self, entry: ModelEntry) -> None:
+        """Only for calls that will have to wait."""
+        model_id, rules, queue = entry.spec.model_id, self._rules, self._world.queue
+        budgets = [device.budget_mib for device in self._world.devices.values()]
+        if entry.spec.vram_mib > max(budgets, default=0):
+            raise rejections.never_fits(model_id, entry.spec.vram_mib, max(budgets, default=0))
+        if len(queue) >= rules.queue_limit:
+            raise rejections.queue_full(len(queue), rules.queue_limit, self._outlook.retry_after_seconds(model_id))
+        mine, limit = queue.waiting(model_id), rules.queue_limit_per_model
+        if limit is not None and mine >= limit:
+            raise rejections.queue_full(mine, limit, self._outlook.retry_after_seconds(model_id))
+        self._check_failing(model_id)
+
+    def _check_failing(self, model_id: str) -> None:
+        now = self._world.clock()
+        for replica in self._world.replicas.values():
+            resting = replica.state is ReplicaState.FAILED and replica.retry_at > now
+            if replica.model_id == model_id and resting and replica.failures >= self._rules.patience:
+                raise rejections.model_failing(model_id, replica.failure_reason, max(1.0, replica.retry_at - now))
+
+    def _accept(self, entry: ModelEntry, ask: Ask) -> Exchange:
+        now, spec = self._world.clock(), entry.spec
+        request_id = f"req_{secrets.token_hex(12)}"
+        priority = spec.priority if ask.priority is None else ask.priority
+        deadline_at = now + (ask.deadline_seconds or self._rules.default_deadline_seconds)
+        known = ask.model == spec.model_id or ask.model in entry.settings.aliases
+        call = Call(
+            method=ask.method,
+            path=ask.path,
+            body=ask.body_for(None if known else spec.model_id),
+            content_type=ask.content_type,
+            request_id=request_id,
+            priority=priority,
+            stream=ask.stream,
+        )
+        kind = next((t for t in spec.types if t in ask.types), spec.types[0])
+        journal = RequestAccepted(
+            request_id, ask.path, kind, spec.model_id, priority, now, ask.client, ask.stream, deadline_at
+        )
+        self._around.store.journal_accepted(journal)
+        head = RequestHead(request_id, spec.model_id, priority, now, deadline_at)
+        accepted = Accepted(call, head, kind, entry, journal)
+        exchange = Exchange(accepted, self._around, self._telemetry.model(spec.model_id), self._ended)
+        self._live[request_id] = exchange
+        return exchange
+
+    def _ended(self, exchange: Exchange) -> None:
+        self._live.pop(exchange.accepted.head.request_id, None)
+
+
+def _words(types: "frozenset[InferenceType] | tuple[InferenceType, ...]") -> str:
+    return " or ".join(sorted(kind.value for kind in types))

@@ -1,0 +1,263 @@
+"""One accepted call from the line to its last byte: lease, engine, retries, outcome, journal.
+
+Retries only while nothing was delivered to the caller. Whoever drives it ends
+it with `close`; the outcome is recorded exactly once, whatever happened.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from adapters.base import Call, Ending, Verdict
+from adapters.errors import EngineDied, EngineError, EngineUnreachable
+from adapters.http1 import Response
+from controlplane.core.model import InferenceType, Outcome, RequestHead
+from controlplane.errors import RequestRejected
+from controlplane.loop import rejections
+from controlplane.loop.dispatcher import Dispatcher, Lease
+from controlplane.loop.telemetry import ModelCounters
+from controlplane.loop.world import ModelEntry
+from controlplane.ports import Clock
+from controlplane.store.records import AttemptRecord, RequestAccepted, RequestFinished, RequestStarted
+from controlplane.store.store import Store
+
+MAX_TRIES = 3
+MAX_WHOLE_BYTES = 256 * 1024 * 1024
+_MAX_ERROR_BYTES = 64 * 1024
+_TAIL_BYTES = 8 * 1024
+_TAIL_CHUNKS = 16
+_JOURNAL_START_AFTER_SECONDS = 0.2
+
+OnWait = Callable[[], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A call that passed the door."""
+
+    call: Call
+    head: RequestHead
+    type: InferenceType
+    entry: ModelEntry
+    journal: RequestAccepted
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What every exchange shares."""
+
+    dispatcher: Dispatcher
+    store: Store
+    clock: Clock
+    wait_tick_seconds: float
+
+
+@dataclass(slots=True)
+class _Progress:
+    """When things happened to this call, in the loop's seconds."""
+
+    granted_at: float | None = None
+    first_byte_at: float | None = None
+    tries: list[AttemptRecord] = field(default_factory=list)
+
+
+class Exchange:
+    """Drives one accepted call; used by one task, ended by `close`."""
+
+    def __init__(
+        self,
+        accepted: Accepted,
+        around: Surroundings,
+        counters: ModelCounters,
+        ended: "Callable[[Exchange], None]",
+    ) -> None:
+        self.accepted = accepted
+        self._around = around
+        self._counters = counters
+        self._progress = _Progress()
+        self._lease: Lease | None = None
+        self._response: Response | None = None
+        self._tail: deque[bytes] = deque(maxlen=_TAIL_CHUNKS)
+        self._late: asyncio.TimerHandle | None = None
+        self._verdict: Verdict | None = None
+        self._closed = False
+        self._ended = ended
+
+    async def open(self, on_wait: OnWait | None = None) -> Response:
+        """The engine's response with a good status. `on_wait` is called every tick while there is no slot.
+
+        Raises RequestRejected with what the caller should get.
+        """
+        while True:
+            lease = await self._obtain(on_wait)
+            try:
+                return await self._send(lease)
+            except EngineError as exc:
+                self._lost(lease, exc)
+
+    async def next_chunk(self) -> bytes | None:
+        """The next bytes for the caller, as they came; None after a good end. Raises RequestRejected."""
+        response = self._response
+        if response is None:
+            return None
+        try:
+            chunk = await response.next_chunk()
+        except EngineError as exc:
+            raise rejections.engine_lost(f"the engine failed while answering: {exc}") from exc
+        if chunk is None:
+            self._judge_stream()
+            return None
+        if self._progress.first_byte_at is None:
+            self._progress.first_byte_at = self._around.clock()
+        self._tail.append(chunk)
+        return chunk
+
+    async def whole(self) -> bytes:
+        """The whole good answer. As nothing was delivered yet, a lost engine is tried again."""
+        while True:
+            response = await self.open()
+            try:
+                body = await response.read(MAX_WHOLE_BYTES)
+            except EngineError as exc:
+                if self._lease is not None:
+                    self._lost(self._lease, exc)
+                continue
+            self._progress.first_byte_at = self._around.clock()
+            verdict = self.accepted.entry.adapter.verdict(body[-_TAIL_BYTES:], stream=False)
+            self._judge(verdict)
+            return body
+
+    def close(self, outcome: Outcome, error: RequestRejected | None = None, status: int = 200) -> None:
+        """Give back what is held and record the outcome; the first call decides."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._late is not None:
+            self._late.cancel()
+        if self._response is not None:
+            self._response.close()
+        if self._lease is not None:
+            self._end_try(self._lease, outcome, error.error.message if error else None)
+        self._record(outcome, error, status)
+        self._ended(self)
+
+    async def _obtain(self, on_wait: OnWait | None) -> Lease:
+        lease = None if self._progress.tries else self._around.dispatcher.take(self.accepted.head)
+        if lease is None:
+            lease = await self._stand_in_line(on_wait)
+        self._lease = lease
+        if self._progress.granted_at is None:
+            self._progress.granted_at = lease.granted_at
+            loop = asyncio.get_running_loop()
+            self._late = loop.call_later(_JOURNAL_START_AFTER_SECONDS, self._journal_start, lease)
+        return lease
+
+    async def _stand_in_line(self, on_wait: OnWait | None) -> Lease:
+        ticket = self._around.dispatcher.enter(self.accepted.head)
+        try:
+            while not ticket.granted.done():
+                await asyncio.wait((ticket.granted,), timeout=self._around.wait_tick_seconds)
+                if on_wait is not None and not ticket.granted.done():
+                    await on_wait()
+            return ticket.granted.result()
+        except BaseException:
+            # Cancelled (the caller went away) or the caller's wire broke in `on_wait`: nobody may keep the place.
+            self._around.dispatcher.leave(ticket)
+            raise
+
+    async def _send(self, lease: Lease) -> Response:
+        pool = lease.slots.pool
+        if pool is None:
+            raise EngineUnreachable(f"{lease.slots.replica_id} has just stopped")
+        call, adapter = self.accepted.call, self.accepted.entry.adapter
+        response = await pool.send(call.method, call.path, adapter.headers(call), call.body)
+        self._response = response
+        if response.status < 400:
+            return response
+        error = adapter.error(response.status, await response.read(_MAX_ERROR_BYTES))
+        if error.retryable:
+            raise EngineDied(error.message)
+        raise RequestRejected(error)
+
+    def _lost(self, lease: Lease, cause: EngineError) -> None:
+        """A try that delivered nothing: back into line at the old place, unless it was the last."""
+        if self._response is not None:
+            self._response.close()
+            self._response = None
+        self._around.dispatcher.suspect(lease.slots)
+        self._end_try(lease, Outcome.INTERRUPTED, str(cause))
+        if len(self._progress.tries) >= MAX_TRIES:
+            raise rejections.engine_lost(f"{lease.slots.replica_id} failed {MAX_TRIES} times: {cause}") from cause
+
+    def _end_try(self, lease: Lease, outcome: Outcome, error: str | None) -> None:
+        self._lease = None
+        now = self._around.clock()
+        tries = self._progress.tries
+        tries.append(
+            AttemptRecord(
+                request_id=self.accepted.head.request_id,
+                n=len(tries) + 1,
+                replica_id=lease.slots.replica_id,
+                generation=lease.slots.generation,
+                started_at=lease.granted_at,
+                finished_at=now,
+                outcome=outcome,
+                error=error,
+            )
+        )
+        if outcome is Outcome.SUCCEEDED:
+            entry = self.accepted.entry
+            entry.answer = entry.answer.learn(now - lease.granted_at)
+        self._around.dispatcher.release(lease)
+
+    def _judge_stream(self) -> None:
+        tail = b"".join(self._tail)[-_TAIL_BYTES:]
+        self._judge(self.accepted.entry.adapter.verdict(tail, stream=True))
+
+    def _judge(self, verdict: Verdict) -> None:
+        if verdict.prompt_tokens:
+            self._counters.prompt_tokens.inc(verdict.prompt_tokens)
+        if verdict.completion_tokens:
+            self._counters.completion_tokens.inc(verdict.completion_tokens)
+        self._verdict = verdict
+        if verdict.ending is not Ending.COMPLETE:
+            raise rejections.aborted(verdict.message or "the engine broke off its answer")
+
+    def _journal_start(self, lease: Lease) -> None:
+        """Only for calls that last: a crash leaves a row that says where the call was."""
+        attempt = AttemptRecord(
+            self.accepted.head.request_id,
+            len(self._progress.tries) + 1,
+            lease.slots.replica_id,
+            lease.slots.generation,
+            lease.granted_at,
+        )
+        self._around.store.journal_started(RequestStarted(self.accepted.journal, attempt))
+
+    def _record(self, outcome: Outcome, error: RequestRejected | None, status: int) -> None:
+        now = self._around.clock()
+        created, granted = self.accepted.head.enqueued_at, self._progress.granted_at
+        first = self._progress.first_byte_at
+        self._counters.outcomes[outcome].inc()
+        if granted is not None:
+            self._counters.wait_seconds.observe(granted - created)
+            if first is not None:
+                self._counters.first_byte_seconds.observe(first - granted)
+        verdict = self._verdict
+        self._around.store.journal_finished(
+            RequestFinished(
+                accepted=self.accepted.journal,
+                outcome=outcome,
+                finished_at=now,
+                started_at=granted,
+                attempts=tuple(self._progress.tries),
+                http_status=status,
+                error_code=error.error.code if error else None,
+                error_message=error.error.message if error else None,
+                prompt_tokens=verdict.prompt_tokens if verdict else None,
+                completion_tokens=verdict.completion_tokens if verdict else None,
+                wait_seconds=None if granted is None else granted - created,
+                first_byte_seconds=None if first is None or granted is None else first - granted,
+            )
+        )

@@ -1,0 +1,189 @@
+"""The facts the loop owns: models, devices, replicas with their slots, holds, intents.
+
+Holds state and answers questions about it; deciding is the planner's business
+and effects are the actuator's. Used from the event loop's thread only.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from adapters.base import EngineAdapter
+from adapters.endpoint import Endpoint
+from adapters.http1 import Pool
+from controlplane.core.estimates import Estimate
+from controlplane.core.model import (
+    DeviceBudget,
+    Hold,
+    Intent,
+    ModelSpec,
+    Replica,
+    RequestHead,
+    Rules,
+    Snapshot,
+)
+from controlplane.core.plan import Wait, WaitKind
+from controlplane.core.queue import WaitQueue
+from controlplane.ports import Clock, DeviceReading
+from controlplane.settings import ModelSettings
+
+DEFAULT_STOP_GRACE_SECONDS = 15.0
+
+
+@dataclass(slots=True)
+class Slots:
+    """The live side of a replica: who may use it and how many do.
+
+    `suspected`: something went wrong on its wire, so it was closed until it was
+    looked at. `pool` None: not reachable yet.
+    """
+
+    replica_id: str
+    model_id: str
+    generation: int
+    capacity: int
+    leases: int = 0
+    last_used_at: float = 0.0
+    open: bool = False
+    suspected: bool = False
+    endpoint: Endpoint | None = None
+    handle: str = ""
+    pool: Pool | None = None
+
+    @property
+    def free(self) -> bool:
+        return self.open and self.leases < self.capacity
+
+
+@dataclass(slots=True)
+class ModelEntry:
+    """One configured model with what it needs to be launched, called and estimated."""
+
+    settings: ModelSettings
+    spec: ModelSpec
+    adapter: EngineAdapter
+    config_hash: str
+    load: Estimate
+    stop_grace_seconds: float = DEFAULT_STOP_GRACE_SECONDS
+    answer: Estimate = field(default_factory=lambda: Estimate(2.0))
+
+
+class World:
+    """Everything a decision may depend on, in one place."""
+
+    def __init__(self, models: Mapping[str, ModelEntry], rules: Rules, clock: Clock) -> None:
+        self.models = dict(models)
+        self.rules = rules
+        self.clock = clock
+        self.queue = WaitQueue(rules.ageing_seconds_per_point)
+        self.devices: dict[str, DeviceBudget] = {}
+        self.readings: Mapping[str, DeviceReading] = {}
+        self.measured_mib: dict[str, int] = {}
+        self.replicas: dict[str, Replica] = {}
+        self.slots: dict[str, Slots] = {}
+        self.holds: tuple[Hold, ...] = ()
+        self.waits: Mapping[str, Wait] = {}
+        self.intents: dict[str, Intent] = {}
+        self._of_model: dict[str, tuple[Slots, ...]] = {}
+        self._names = {name: m.spec.model_id for m in models.values() for name in _names(m.settings)}
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot(
+            models={model_id: entry.spec for model_id, entry in self.models.items()},
+            devices=dict(self.devices),
+            replicas={replica.replica_id: self._used(replica) for replica in self.replicas.values()},
+            leases={slots.replica_id: slots.leases for slots in self.slots.values()},
+            demands=self.queue.demands(),
+            holds=self.holds,
+            intents=dict(self.intents),
+            rules=self.rules,
+        )
+
+    def update(self, replica: Replica) -> None:
+        """Take over a new row; whether leases may be granted follows from it at once."""
+        self.replicas[replica.replica_id] = replica
+        slots = self.slots.get(replica.replica_id)
+        if slots is None or slots.generation != replica.generation:
+            slots = self._new_slots(replica)
+        slots.open = replica.serves and slots.pool is not None and not slots.suspected
+
+    def connect(self, replica: Replica, endpoint: Endpoint, handle: str, pool: Pool) -> None:
+        """From now on calls can reach the replica; leases follow once its row says ready."""
+        slots = self.slots[replica.replica_id]
+        slots.endpoint, slots.handle, slots.pool = endpoint, handle, pool
+        slots.open = replica.serves
+
+    def disconnect(self, replica_id: str) -> None:
+        """Close every connection to a replica: what runs there is cancelled, nothing new gets in."""
+        slots = self.slots.get(replica_id)
+        if slots is not None and slots.pool is not None:
+            slots.open = False
+            slots.pool.close()
+            slots.pool = None
+
+    def forget(self, replica_id: str) -> None:
+        self.disconnect(replica_id)
+        self.replicas.pop(replica_id, None)
+        slots = self.slots.pop(replica_id, None)
+        if slots is not None:
+            self._index(slots.model_id)
+
+    def serving(self, model_id: str) -> Iterator[Slots]:
+        return (slots for slots in self._of_model.get(model_id, ()) if slots.open)
+
+    def free_slots(self, model_id: str) -> Slots | None:
+        """The least loaded replica of the model with a free slot."""
+        found: Slots | None = None
+        for slots in self._of_model.get(model_id, ()):
+            if slots.free and (found is None or slots.leases < found.leases):
+                found = slots
+        return found
+
+    def resolve(self, name: str) -> ModelEntry | None:
+        """The model of an id or alias, or the best one of a type: ready before cold, then by priority."""
+        model_id = self._names.get(name)
+        if model_id is not None:
+            return self.models.get(model_id)
+        able = [m for m in self.models.values() if name in m.spec.types]
+        return min(able, key=self._preference, default=None)
+
+    def names(self) -> list[str]:
+        return sorted(self._names)
+
+    def enqueue(self, head: RequestHead) -> None:
+        self.queue.push(head)
+
+    @property
+    def room_is_wanted(self) -> bool:
+        """Whether somebody waits for room, so that a replica falling idle is news."""
+        return bool(self.holds) or any(wait.kind is WaitKind.NO_ROOM for wait in self.waits.values())
+
+    def _preference(self, entry: ModelEntry) -> tuple[bool, int, str]:
+        ready = any(True for _ in self.serving(entry.spec.model_id))
+        return (not ready, -entry.spec.priority, entry.spec.model_id)
+
+    def _new_slots(self, replica: Replica) -> Slots:
+        entry = self.models.get(replica.model_id)
+        self.disconnect(replica.replica_id)
+        slots = Slots(
+            replica_id=replica.replica_id,
+            model_id=replica.model_id,
+            generation=replica.generation,
+            capacity=entry.spec.max_concurrency if entry else 0,
+            last_used_at=replica.last_used_at,
+        )
+        self.slots[replica.replica_id] = slots
+        self._index(replica.model_id)
+        return slots
+
+    def _index(self, model_id: str) -> None:
+        self._of_model[model_id] = tuple(s for s in self.slots.values() if s.model_id == model_id)
+
+    def _used(self, replica: Replica) -> Replica:
+        slots = self.slots.get(replica.replica_id)
+        if slots is None or slots.last_used_at <= replica.last_used_at:
+            return replica
+        return replace(replica, last_used_at=slots.last_used_at)
+
+
+def _names(model: ModelSettings) -> tuple[str, ...]:
+    return (model.model_id, *model.aliases)
