@@ -1,4 +1,4 @@
-"""Memory that is really allocated: the kernel fills every page in at once, so that it shows in the process's resident set."""
+"""Memory that is really allocated: the kernel fills in every page at once, so that it shows as resident."""
 
 from __future__ import annotations
 
