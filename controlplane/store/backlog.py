@@ -29,8 +29,8 @@ def coalesce(rows: Sequence[JournalRow]) -> Backlog:
         if isinstance(row, Event):
             backlog.events.append(row)
             continue
-        backlog.requests[request_id_of(row)] = row
-        for attempt in attempts_of(row):
+        backlog.requests[_request_id(row)] = row
+        for attempt in _attempts(row):
             backlog.attempts[attempt.request_id, attempt.n] = attempt
     return backlog
 
@@ -41,23 +41,26 @@ def shed(rows: Sequence[JournalRow], target: int) -> tuple[list[JournalRow], int
     Returns what is left and how many told of something that is now lost. More than
     `target` are left only if so many requests are in flight; admission bounds those.
     """
-    ended = {request_id_of(row) for row in rows if isinstance(row, RequestFinished)}
-    needed = [row for row in rows if isinstance(row, Event | RequestFinished) or request_id_of(row) not in ended]
+    ended = {row.accepted.request_id for row in rows if isinstance(row, RequestFinished)}
+    needed = [row for row in rows if isinstance(row, _ENDED) or _request_id(row) not in ended]
     excess = len(needed) - target
     kept: list[JournalRow] = []
     for row in needed:
-        if excess > 0 and isinstance(row, Event | RequestFinished):
+        if excess > 0 and isinstance(row, _ENDED):
             excess -= 1
         else:
             kept.append(row)
     return kept, len(needed) - len(kept)
 
 
-def request_id_of(row: RequestRow) -> str:
+_ENDED = (Event, RequestFinished)
+
+
+def _request_id(row: RequestRow) -> str:
     return row.request_id if isinstance(row, RequestAccepted) else row.accepted.request_id
 
 
-def attempts_of(row: RequestRow) -> tuple[AttemptRecord, ...]:
+def _attempts(row: RequestRow) -> tuple[AttemptRecord, ...]:
     if isinstance(row, RequestFinished):
         return row.attempts
     return (row.attempt,) if isinstance(row, RequestStarted) else ()

@@ -89,6 +89,8 @@ def _engine(path: Path, begin: str, connections: int) -> Engine:
         f"sqlite:///{path}",
         pool_size=connections,
         max_overflow=0,
+        # What callers sent must not turn up in tracebacks.
+        hide_parameters=True,
         connect_args={"timeout": _BUSY_SECONDS, "isolation_level": None, "check_same_thread": False},
     )
 

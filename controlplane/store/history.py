@@ -13,6 +13,7 @@ from controlplane.store.records import (
     AttemptRecord,
     Mode,
     Page,
+    RequestAccepted,
     RequestFilter,
     RequestFinished,
     RequestHistory,
@@ -20,7 +21,7 @@ from controlplane.store.records import (
     RequestStarted,
 )
 from controlplane.store.tables import attempts, requests
-from controlplane.store.upsert import upsert
+from controlplane.store.upsert import Value, upsert_many
 
 Position = tuple[float, str]
 
@@ -31,9 +32,10 @@ def write(connection: Connection, rows: Sequence[JournalRow]) -> None:
     """Write what the journal gathered: one row per request, in the state it reached last."""
     backlog = coalesce(rows)
     if backlog.requests:
-        connection.execute(upsert(connection, requests), [_columns(row) for row in backlog.requests.values()])
+        upsert_many(connection, requests, [_request_values(row) for row in backlog.requests.values()])
     if backlog.attempts:
-        connection.execute(upsert(connection, attempts), [_attempt_columns(row) for row in backlog.attempts.values()])
+        tries = [_attempt_values(row) for row in backlog.attempts.values()]
+        upsert_many(connection, attempts, tries)
     events.write(connection, backlog.events)
 
 
@@ -100,28 +102,37 @@ def _conditions(wanted: RequestFilter) -> dict[str, str]:
     return {column: value for column, value in conditions.items() if value is not None}
 
 
-def _columns(row: RequestRow) -> dict[str, Any]:
-    """A request's whole row. Figures not known yet are NULL, so that one statement fits all rows."""
+_NOTHING_MEASURED = (None,) * 7
+
+
+def _request_values(row: RequestRow) -> tuple[Value, ...]:
+    """A request's whole row, in the order of its columns."""
     if isinstance(row, RequestFinished):
-        accepted = row.accepted
-        columns = row._asdict() | {"status": row.outcome.status.value, "attempts": len(row.attempts)}
-        columns["outcome"] = row.outcome.value
-        del columns["accepted"]
-    elif isinstance(row, RequestStarted):
-        accepted = row.accepted
-        columns = _UNKNOWN | {"status": RequestStatus.PROCESSING.value, "attempts": row.attempt.n}
-        columns["started_at"] = row.attempt.started_at
-    else:
-        accepted = row
-        columns = _UNKNOWN | {"status": RequestStatus.PENDING.value, "attempts": 0}
-    return columns | accepted._asdict() | {"type": accepted.type.value, "mode": accepted.mode.value}
+        return (*_accepted_values(row.accepted), *_finished_values(row))
+    if isinstance(row, RequestStarted):
+        state = (RequestStatus.PROCESSING.value, None, row.attempt.started_at, None, row.attempt.n)
+        return (*_accepted_values(row.accepted), *state, *_NOTHING_MEASURED)
+    return (*_accepted_values(row), RequestStatus.PENDING.value, None, None, None, 0, *_NOTHING_MEASURED)
 
 
-_UNKNOWN: dict[str, Any] = dict.fromkeys(set(RequestFinished._fields) - {"accepted"})
+def _accepted_values(row: RequestAccepted) -> tuple[Value, ...]:
+    return (
+        *(row.request_id, row.mode.value, row.path, row.type.value, row.model_id, row.priority),
+        *(row.created_at, row.deadline_at, row.client, row.stream),
+    )
 
 
-def _attempt_columns(row: AttemptRecord) -> dict[str, Any]:
-    return row._asdict() | {"outcome": row.outcome and row.outcome.value}
+def _finished_values(row: RequestFinished) -> tuple[Value, ...]:
+    return (
+        *(row.outcome.status.value, row.outcome.value, row.started_at, row.finished_at, len(row.attempts)),
+        *(row.http_status, row.error_code, row.error_message),
+        *(row.prompt_tokens, row.completion_tokens, row.wait_seconds, row.first_byte_seconds),
+    )
+
+
+def _attempt_values(row: AttemptRecord) -> tuple[Value, ...]:
+    """An attempt's row; in the order of its columns."""
+    return (*row[:6], row.outcome and row.outcome.value, row.error)
 
 
 def _record(row: Row[Any]) -> RequestRecord:

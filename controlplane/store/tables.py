@@ -33,8 +33,8 @@ metadata = MetaData(
 
 
 def _one_of(column: str, values: Iterable[StrEnum]) -> CheckConstraint:
-    listed = ", ".join(f"'{value.value}'" for value in values)
-    return CheckConstraint(f"{column} IN ({listed})", name=column)
+    # Not IN: SQLite builds a temporary table for the list at every row, which doubles the cost of an insert.
+    return CheckConstraint(" OR ".join(f"{column} = '{value.value}'" for value in values), name=column)
 
 
 requests = Table(
@@ -46,14 +46,14 @@ requests = Table(
     Column("type", Text, nullable=False),
     Column("model_id", Text, nullable=False),
     Column("priority", Integer, nullable=False),
-    Column("status", Text, nullable=False),
-    Column("outcome", Text),
     Column("created_at", Double, nullable=False),
-    Column("started_at", Double),
-    Column("finished_at", Double),
     Column("deadline_at", Double),
     Column("client", Text),
     Column("stream", Boolean, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("outcome", Text),
+    Column("started_at", Double),
+    Column("finished_at", Double),
     Column("attempts", Integer, nullable=False),
     Column("http_status", Integer),
     Column("error_code", Text),

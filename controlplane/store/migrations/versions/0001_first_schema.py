@@ -36,7 +36,7 @@ def upgrade() -> None:
         sa.Column("mean_seconds", sa.Double(), nullable=False),
         sa.Column("peak_mib", sa.Integer(), nullable=False),
         sa.Column("last_at", sa.Double(), nullable=False),
-        sa.CheckConstraint("tier IN ('cold', 'wake')", name=op.f("ck_load_times_tier")),
+        sa.CheckConstraint("tier = 'cold' OR tier = 'wake'", name=op.f("ck_load_times_tier")),
         sa.PrimaryKeyConstraint("model_id", "config_hash", "tier", name=op.f("pk_load_times")),
     )
     op.create_table(
@@ -60,7 +60,9 @@ def upgrade() -> None:
         sa.Column("last_used_at", sa.Double(), nullable=False),
         sa.Column("revive", sa.Boolean(), nullable=False),
         sa.CheckConstraint(
-            "state IN ('starting', 'ready', 'asleep', 'stopping', 'stopped', 'failed')", name=op.f("ck_replicas_state")
+            "state = 'starting' OR state = 'ready' OR state = 'asleep' OR "
+            "state = 'stopping' OR state = 'stopped' OR state = 'failed'",
+            name=op.f("ck_replicas_state"),
         ),
         sa.PrimaryKeyConstraint("replica_id", name=op.f("pk_replicas")),
     )
@@ -72,14 +74,14 @@ def upgrade() -> None:
         sa.Column("type", sa.Text(), nullable=False),
         sa.Column("model_id", sa.Text(), nullable=False),
         sa.Column("priority", sa.Integer(), nullable=False),
-        sa.Column("status", sa.Text(), nullable=False),
-        sa.Column("outcome", sa.Text(), nullable=True),
         sa.Column("created_at", sa.Double(), nullable=False),
-        sa.Column("started_at", sa.Double(), nullable=True),
-        sa.Column("finished_at", sa.Double(), nullable=True),
         sa.Column("deadline_at", sa.Double(), nullable=True),
         sa.Column("client", sa.Text(), nullable=True),
         sa.Column("stream", sa.Boolean(), nullable=False),
+        sa.Column("status", sa.Text(), nullable=False),
+        sa.Column("outcome", sa.Text(), nullable=True),
+        sa.Column("started_at", sa.Double(), nullable=True),
+        sa.Column("finished_at", sa.Double(), nullable=True),
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("http_status", sa.Integer(), nullable=True),
         sa.Column("error_code", sa.Text(), nullable=True),
@@ -88,17 +90,20 @@ def upgrade() -> None:
         sa.Column("completion_tokens", sa.Integer(), nullable=True),
         sa.Column("wait_seconds", sa.Double(), nullable=True),
         sa.Column("first_byte_seconds", sa.Double(), nullable=True),
-        sa.CheckConstraint("mode IN ('sync', 'async')", name=op.f("ck_requests_mode")),
+        sa.CheckConstraint("mode = 'sync' OR mode = 'async'", name=op.f("ck_requests_mode")),
         sa.CheckConstraint(
-            "outcome IN ('succeeded', 'failed', 'cancelled', 'expired', 'interrupted')",
+            "outcome = 'succeeded' OR outcome = 'failed' OR "
+            "outcome = 'cancelled' OR outcome = 'expired' OR outcome = 'interrupted'",
             name=op.f("ck_requests_outcome"),
         ),
         sa.CheckConstraint(
-            "status IN ('pending', 'processing', 'complete', 'failed', 'cancelled', 'expired')",
+            "status = 'pending' OR status = 'processing' OR status = 'complete' OR "
+            "status = 'failed' OR status = 'cancelled' OR status = 'expired'",
             name=op.f("ck_requests_status"),
         ),
         sa.CheckConstraint(
-            "type IN ('text2text', 'text2image', 'image2text', 'image_processing', 'embedding')",
+            "type = 'text2text' OR type = 'text2image' OR "
+            "type = 'image2text' OR type = 'image_processing' OR type = 'embedding'",
             name=op.f("ck_requests_type"),
         ),
         sa.CheckConstraint("priority BETWEEN 0 AND 100", name=op.f("ck_requests_priority")),
@@ -125,7 +130,8 @@ def upgrade() -> None:
         sa.Column("outcome", sa.Text(), nullable=True),
         sa.Column("error", sa.Text(), nullable=True),
         sa.CheckConstraint(
-            "outcome IN ('succeeded', 'failed', 'cancelled', 'expired', 'interrupted')",
+            "outcome = 'succeeded' OR outcome = 'failed' OR "
+            "outcome = 'cancelled' OR outcome = 'expired' OR outcome = 'interrupted'",
             name=op.f("ck_attempts_outcome"),
         ),
         sa.CheckConstraint("n >= 1", name=op.f("ck_attempts_n")),
