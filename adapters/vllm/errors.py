@@ -43,7 +43,7 @@ def normalise(status: int, body: bytes) -> NormalError:
     """Map one error response; `status` as the engine sent it. Never raises."""
     fields = _fields(body)
     message = public_message(fields.get("message")) or _default_message(status)
-    param = _text(fields.get("param")) or None
+    param = _param(fields)
     if _SHUTTING_DOWN in message:
         return _retry(503, "the engine is shutting down", "engine_stopping")
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
@@ -55,7 +55,7 @@ def normalise(status: int, body: bytes) -> NormalError:
         status=status,
         message=message,
         type=_TYPE_BY_STATUS.get(status) or ("invalid_request_error" if status < 500 else "server_error"),
-        param=param.removeprefix("body.") if param else None,
+        param=param,
         code=_code(status, fields, message),
         retryable=status == HTTPStatus.TOO_MANY_REQUESTS,
     )
@@ -145,6 +145,11 @@ def _code(status: int, fields: Mapping[str, object], message: str) -> str | None
         return "model_not_found"
     code = _text(fields.get("code"))  # vLLM's is the status as a number, which says nothing new
     return code or _CODE_BY_STATUS.get(status)
+
+
+def _param(fields: Mapping[str, object]) -> str | None:
+    name = _text(fields.get("param")).removeprefix("body.")
+    return None if name.isdigit() else name or None  # for broken JSON vLLM gives the place in the body
 
 
 def _text(value: object) -> str:

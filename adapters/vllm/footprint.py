@@ -99,21 +99,28 @@ def _safetensors_sizes(path: Path) -> tuple[int, int]:
         if not 0 < length <= _MAX_HEADER_BYTES:
             raise ValueError(f"{path.name} is not a safetensors file")
         header = _read_object(file.read(length))
-    return _sum_tensors(tensor for name, tensor in header.items() if name != "__metadata__")
+    stored_bytes = path.stat().st_size - 8 - length
+    tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
+    values, fixed_bytes, end = _sum_tensors(tensors)
+    if end > stored_bytes:
+        raise ValueError(f"{path.name} is cut short: {end - stored_bytes} bytes are missing")
+    return values, fixed_bytes
 
 
-def _sum_tensors(tensors: Iterable[object]) -> tuple[int, int]:
-    values = fixed_bytes = 0
+def _sum_tensors(tensors: Iterable[object]) -> tuple[int, int, int]:
+    """(values that are converted, bytes that are not, where the last tensor ends)"""
+    values = fixed_bytes = last_end = 0
     for tensor in tensors:
         if not isinstance(tensor, dict):
             raise TypeError("a tensor's header is not an object")
         begin, end = tensor["data_offsets"]
+        last_end = max(last_end, end)
         width_bytes = _CONVERTED_BYTES.get(tensor["dtype"])
         if width_bytes is None:
             fixed_bytes += end - begin
         else:
             values += (end - begin) // width_bytes
-    return values, fixed_bytes
+    return values, fixed_bytes, last_end
 
 
 def _cache_values_per_token(config: Mapping[str, object]) -> int | None:

@@ -51,10 +51,14 @@ _WRAPPERS = (
     "EngineDeadError",
     "Executor failed",
 )
+_NOISE = ("resource_tracker", "warnings.warn(")
 _PREFIX = re.compile(
     r"^(?:\([\w-]+ pid=\d+\) )?(?:(?:ERROR|WARNING|INFO|CRITICAL|DEBUG) \d\d-\d\d \d\d:\d\d:\d\d \[[^\]]*\] ?)?"
 )
 _EXCEPTION = re.compile(r"^(?:[A-Za-z_][\w.]*\.)?[A-Z]\w*(?:Error|Exception|Interrupt|Exit)\b(?::|$)")
+_MODULES = re.compile(r"^(?:\w+\.)+(?=[A-Z])")
+_COUNTED = re.compile(r"\d+ validation errors? for \w+$")
+_SOURCE = re.compile(r"^(?:(?:\w+\.)*\w*Error: |[\w.]+: error: )")
 _MAX_CHARS = 500
 
 
@@ -70,11 +74,25 @@ def cold_phase(log_lines: Sequence[str]) -> str:
 def failure(log_lines: Sequence[str]) -> str:
     """The cause of a failed start; lines oldest first. Never empty."""
     lines = [line for line in map(_bare, log_lines) if line]
+    causes = [_sentence(lines, place) for place, line in enumerate(lines) if _EXCEPTION.match(line)]
     fatal = _last(line for line in lines if any(mark in line for mark in _FATAL))
-    causes = [line for line in lines if _EXCEPTION.match(line)]
-    root = _last(line for line in causes if not any(mark in line for mark in _WRAPPERS))
-    sentence = fatal or root or _last(causes) or _last(lines)
-    return sentence[:_MAX_CHARS] if sentence else "it ended without a word in its log"
+    root = _last(cause for cause in causes if not any(mark in cause for mark in _WRAPPERS))
+    sentence = _SOURCE.sub("", fatal) or root or _last(causes) or _without_cause(lines)
+    return sentence[:_MAX_CHARS]
+
+
+def _without_cause(lines: Sequence[str]) -> str:
+    """A process that was killed from outside says nothing: then it helps to know how far it had come."""
+    last = _last(line for line in lines if not any(mark in line for mark in _NOISE))
+    return f"its log ends with: {last}" if last else "it ended without a word in its log"
+
+
+def _sentence(lines: Sequence[str], place: int) -> str:
+    """The exception at `place` without its module; pydantic says on the line after it what was wrong."""
+    line = _MODULES.sub("", lines[place])
+    if _COUNTED.search(line) and place + 1 < len(lines):
+        return lines[place + 1].removeprefix("Value error, ")
+    return line
 
 
 def _percent(text: str) -> str:
