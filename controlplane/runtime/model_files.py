@@ -76,7 +76,7 @@ def missing_parts(folder: Path) -> list[str]:
     missing = [] if (folder / "config.json").is_file() else ["config.json"]
     if not any(any(folder.glob(pattern)) for pattern in WEIGHTS):
         missing.append("weights (*.safetensors)")
-    missing += [f"{shard} (named by its index)" for shard in _shards(folder) if not (folder / shard).is_file()]
+    missing += _missing_shards(folder)
     if not any((folder / name).is_file() for name in TOKENIZERS):
         missing.append("a tokenizer (tokenizer.json, tokenizer.model or vocab.txt)")
     return missing
@@ -89,15 +89,16 @@ def check_model_folder(folder: Path) -> Path:
     return folder
 
 
-def _shards(folder: Path) -> list[str]:
-    """The weight files that an index names; an unreadable index counts as a missing file."""
-    for name in WEIGHT_INDEXES:
-        index = folder / name
-        if index.is_file():
-            try:
-                return sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-            except (ValueError, KeyError, AttributeError, TypeError):
-                return [f"a readable {name}"]
+def _missing_shards(folder: Path) -> list[str]:
+    """The weight files that an index names and that are not there."""
+    for index in (folder / name for name in WEIGHT_INDEXES):
+        if not index.is_file():
+            continue
+        try:
+            named = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError, TypeError):
+            return [f"a readable {index.name}"]
+        return [f"{shard} (named by {index.name})" for shard in named if not (folder / shard).is_file()]
     return []
 
 

@@ -24,8 +24,8 @@ OnProgress = Callable[[Progress], None]
 def read_pip_line(progress: Progress, line: str) -> Progress:
     """What one line of pip's output says about its progress; unchanged where it says nothing."""
     text = line.strip()
-    if match := re.match(r"(?:Collecting|Requirement already satisfied:) (\S+)", text):
-        return replace(progress, phase="fetching", detail=match[1], done=progress.done + 1)
+    if match := re.match(r"(?:Collecting|Processing|Requirement already satisfied:) (\S+)", text):
+        return replace(progress, phase="fetching", detail=match[1].rpartition("/")[2], done=progress.done + 1)
     if re.match(r"Ignoring \S+: markers", text):
         return replace(progress, done=progress.done + 1)
     if match := re.match(r"Progress (\d+) of (\d+)", text):
