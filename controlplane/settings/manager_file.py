@@ -4,17 +4,27 @@ One class per section of the file. Rules that join sections (a public address
 needs keys) are checked where the whole is known, in `loading`.
 """
 
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from controlplane.core.model import Rules
 from controlplane.settings.section import FilePath, KeyHash, Mebibytes, Seconds, Section, Whole
 
 DEFAULT_STATE_DIR = Path("~/.local/share/inference-manager")
 DEFAULT_CACHE_DIR = Path("~/.cache/inference-manager")
+
+
+def _device_id(text: str) -> str:
+    if text != "host" and not re.fullmatch(r"gpu(0|[1-9][0-9]*)", text):
+        raise ValueError(f'"{text}" is no device; write "gpu0" for the first GPU and so on, or "host" for main memory')
+    return text
+
+
+DeviceId = Annotated[str, AfterValidator(_device_id)]
 
 
 class Scope(StrEnum):
@@ -63,8 +73,8 @@ class DeviceSettings(Section):
 
     source: Literal["auto", "host", "cuda"] = "auto"
     """`cuda`: NVIDIA GPUs. `host`: main memory. `auto`: GPUs where there are any, else main memory."""
-    budgets_mib: dict[str, Mebibytes] = Field(default_factory=dict)
-    """MiB that may be used per device id, as `inferctl devices` names it (`host`, `cuda:0`)."""
+    budgets_mib: dict[DeviceId, Mebibytes] = Field(default_factory=dict)
+    """MiB that may be used per device id, as `inferctl devices` names it (`host`, `gpu0`)."""
     margin_mib: Mebibytes = 512
     """MiB left free on a device that `budgets_mib` does not name: its budget is its whole memory less this."""
 
@@ -180,6 +190,16 @@ class ManagerFile(Section):
     """The service's own log."""
     logs: LogSettings = Field(default_factory=LogSettings)
     """Log files of replicas."""
+
+    @property
+    def engines_dir(self) -> Path:
+        """Where engine environments lie."""
+        return self.cache_dir / "engines"
+
+    @property
+    def models_dir(self) -> Path:
+        """Where fetched models lie."""
+        return self.cache_dir / "models"
 
     def rules(self) -> Rules:
         """The scheduling parameters that decisions depend on."""

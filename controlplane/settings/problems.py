@@ -20,6 +20,7 @@ Schema = Mapping[str, Any]
 
 _SHOWN_CHARACTERS = 60
 _SECRET_PARTS = frozenset({"api_keys", "env"})
+_KEY_ITSELF = "[key]"
 _FOLLOWS_ANOTHER = "default_factory_not_called"
 _WANTED = {
     "int_type": "a whole number",
@@ -90,7 +91,7 @@ def problems_of(error: ValidationError, file: Path, document: Document, model: t
     for finding in error.errors(include_url=False):
         if finding["type"] == _FOLLOWS_ANOTHER:
             continue
-        location = finding["loc"]
+        location = tuple(part for part in finding["loc"] if part != _KEY_ITSELF)
         text = _sentence(finding, schema)
         yield Problem(file, place(location), text, document.line(location))
 
@@ -149,9 +150,8 @@ def _unknown_key(key: str, known: list[str]) -> str:
 
 def _unknown_word(found: Any, words: list[str]) -> str:
     close = did_you_mean(found, words) if isinstance(found, str) else None
-    if close:
-        return f'"{found}" is not known; did you mean "{close}"?'
-    return f"must be one of {listed(words)}, found {_literal(found)}"
+    suggestion = f'; did you mean "{close}"?' if close else ""
+    return f"must be one of {listed(words)}, found {_literal(found)}{suggestion}"
 
 
 def _shown(finding: Mapping[str, Any]) -> str:

@@ -1,0 +1,5 @@
+"""`python -m controlplane.cli` is `inferctl`."""
+
+from controlplane.cli.app import main
+
+main()
