@@ -10,7 +10,7 @@ from rich.table import Table
 Row = Mapping[str, Any]
 
 _NOTHING = "-"
-_SECONDS_OF = {"d": 86400, "h": 3600, "min": 60}
+_SECONDS_OF = {"d": 86400, "h": 3600, "min": 60, "s": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +64,13 @@ def plain(value: object) -> str:
 
 
 def duration(seconds: object) -> str:
-    """Seconds as `3 h 12 min`, `48 s` or `0.4 s`."""
+    """Seconds as `3 h 12 min`, `1 min 15 s` or `0.4 s`: the two largest units."""
     if not isinstance(seconds, int | float):
         return _NOTHING
-    if seconds < _SECONDS_OF["min"]:
-        return f"{seconds:.1f} s" if seconds < 10 and seconds % 1 else f"{seconds:.0f} s"
+    if seconds < 10 and seconds % 1:
+        return f"{seconds:.1f} s"
     parts, rest = [], int(seconds)
     for unit, length in _SECONDS_OF.items():
         count, rest = divmod(rest, length)
         parts += [f"{count} {unit}"] if count else []
-    return " ".join(parts[:2])
+    return " ".join(parts[:2]) or "0 s"
