@@ -95,9 +95,10 @@ class Actuator:
 
     async def _start(self, replica: Replica) -> None:
         entry = self._world.models[replica.model_id]
-        order = self._launches.order(replica, entry, self._world.readings[replica.device_id])
+        say = partial(self._phase, replica)
+        order = await self._launches.order(replica, entry, self._world.readings[replica.device_id], say)
         began, footing = self._clock(), await self._proofs.before(replica)
-        running = await self._runtime.start(order, partial(self._phase, replica))
+        running = await self._runtime.start(order, say)
         async with asyncio.timeout(order.launch.ready_timeout_seconds) as limit:
             try:
                 await self._until_ready(replica, entry.adapter, running.endpoint)

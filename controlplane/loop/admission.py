@@ -4,6 +4,7 @@ Refusals are made here, before anything is spent; whatever is accepted gets an
 exchange that ends in exactly one outcome.
 """
 
+import asyncio
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ class Admission:
         self._telemetry = telemetry
         self._rules = rules
         self._open = True
+        self._empty = asyncio.Event()
         self._live: dict[str, Exchange] = {}
 
     def admit(self, ask: Ask) -> Exchange:
@@ -73,9 +75,23 @@ class Admission:
             raise
         return self._accept(entry, ask)
 
+    @property
+    def is_open(self) -> bool:
+        return self._open
+
     def close(self) -> None:
         """From now on everything is refused; what was accepted goes on."""
         self._open = False
+        self._note_empty()
+
+    async def drained(self, limit_seconds: float) -> bool:
+        """After `close`: wait until every accepted call has ended; False when the limit came first."""
+        try:
+            async with asyncio.timeout(limit_seconds):
+                await self._empty.wait()
+        except TimeoutError:
+            return False
+        return True
 
     def live(self) -> Iterator[Exchange]:
         """Accepted and not ended yet."""
@@ -147,6 +163,11 @@ class Admission:
 
     def _ended(self, exchange: Exchange) -> None:
         self._live.pop(exchange.accepted.head.request_id, None)
+        self._note_empty()
+
+    def _note_empty(self) -> None:
+        if not self._open and not self._live:
+            self._empty.set()
 
 
 def _words(types: "frozenset[InferenceType] | tuple[InferenceType, ...]") -> str:

@@ -53,6 +53,15 @@ class Surroundings:
     wait_tick_seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An engine's whole answer."""
+
+    status: int
+    content_type: bytes
+    body: bytes
+
+
 @dataclass(slots=True)
 class _Progress:
     """When things happened to this call, in the loop's seconds."""
@@ -84,17 +93,12 @@ class Exchange:
         self._closed = False
         self._ended = ended
 
-    async def open(self, on_wait: OnWait | None = None) -> Response:
-        """The engine's response with a good status. `on_wait` is called every tick while there is no slot.
+    async def open(self, on_wait: OnWait | None = None) -> bytes:
+        """Wait for the engine's good answer to begin; its content type. `on_wait` is called every tick without a slot.
 
         Raises RequestRejected with what the caller should get.
         """
-        while True:
-            lease = await self._obtain(on_wait)
-            try:
-                return await self._send(lease)
-            except EngineError as exc:
-                self._lost(lease, exc)
+        return _content_type(await self._respond(on_wait))
 
     async def next_chunk(self) -> bytes | None:
         """The next bytes for the caller, as they came; None after a good end. Raises RequestRejected."""
@@ -113,10 +117,13 @@ class Exchange:
         self._tail.append(chunk)
         return chunk
 
-    async def whole(self) -> bytes:
-        """The whole good answer. As nothing was delivered yet, a lost engine is tried again."""
+    async def whole(self) -> Answer:
+        """The whole good answer. As nothing was delivered yet, a lost engine is tried again.
+
+        Raises RequestRejected with what the caller should get.
+        """
         while True:
-            response = await self.open()
+            response = await self._respond(None)
             try:
                 body = await response.read(MAX_WHOLE_BYTES)
             except EngineError as exc:
@@ -126,7 +133,7 @@ class Exchange:
             self._progress.first_byte_at = self._around.clock()
             verdict = self.accepted.entry.adapter.verdict(body[-_TAIL_BYTES:], stream=False)
             self._judge(verdict)
-            return body
+            return Answer(response.status, _content_type(response), body)
 
     def close(self, outcome: Outcome, error: RequestRejected | None = None, status: int = 200) -> None:
         """Give back what is held and record the outcome; the first call decides."""
@@ -141,6 +148,14 @@ class Exchange:
             self._end_try(self._lease, outcome, error.error.message if error else None)
         self._record(outcome, error, status)
         self._ended(self)
+
+    async def _respond(self, on_wait: OnWait | None) -> Response:
+        while True:
+            lease = await self._obtain(on_wait)
+            try:
+                return await self._send(lease)
+            except EngineError as exc:
+                self._lost(lease, exc)
 
     async def _obtain(self, on_wait: OnWait | None) -> Lease:
         lease = None if self._progress.tries else self._around.dispatcher.take(self.accepted.head)
@@ -261,3 +276,7 @@ class Exchange:
                 first_byte_seconds=None if first is None or granted is None else first - granted,
             )
         )
+
+
+def _content_type(response: Response) -> bytes:
+    return next((value for name, value in response.headers if name == b"content-type"), b"application/json")

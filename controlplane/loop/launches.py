@@ -1,46 +1,51 @@
 """From a row and its model's entry to an order that a runtime can carry out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
-from adapters.base import Launch, ModelLaunch, Target
+from adapters.base import ModelLaunch, Target
 from adapters.errors import LaunchError
 from controlplane.core.model import Replica
+from controlplane.errors import ConfigError
 from controlplane.loop.world import ModelEntry
 from controlplane.ports import DeviceReading, ReplicaOrder
+
+Say = Callable[[str], None]
+Scalar = str | int | float | bool
 
 
 @dataclass(frozen=True, slots=True)
 class LaunchBook:
-    """`model_path` turns a configured path into what the engine gets; `options` are per engine kind."""
+    """`fetch` gives the folder of a configured model path, fetching it on first use.
 
-    model_path: Callable[[str], str]
-    options: Mapping[str, Mapping[str, str | int | float | bool]]
+    `options` are per engine kind; a model's own go before them.
+    """
 
-    def order(self, replica: Replica, entry: ModelEntry, device: DeviceReading) -> ReplicaOrder:
-        """Raises LaunchError when the model cannot run within its reservation."""
-        launch = self._launch(replica, entry, device)
-        return ReplicaOrder(replica.replica_id, replica.generation, entry.config_hash, launch)
+    fetch: Callable[[str, Say], Awaitable[Path]]
+    options: Mapping[str, Mapping[str, Scalar]]
 
-    def _launch(self, replica: Replica, entry: ModelEntry, device: DeviceReading) -> Launch:
+    async def order(self, replica: Replica, entry: ModelEntry, device: DeviceReading, say: Say) -> ReplicaOrder:
+        """Raises LaunchError when it can never run so, RuntimeFailure when another try may succeed."""
         settings = entry.settings
         model = ModelLaunch(
             model_id=settings.model_id,
             aliases=settings.aliases,
             types=tuple(kind.value for kind in settings.types),
-            model_path=self._path(settings.model_path),
+            model_path=await self._folder(settings.model_path, say),
             budget_mib=replica.reserved_mib,
             max_concurrency=settings.max_concurrency,
             args=settings.args,
             env=settings.launch_env,
             options={**self.options.get(settings.engine.value, {}), **settings.options},
         )
-        return entry.adapter.launch(model, Target(device.kind, device.index, device.total_mib))
+        launch = entry.adapter.launch(model, Target(device.kind, device.index, device.total_mib))
+        return ReplicaOrder(replica.replica_id, replica.generation, entry.config_hash, launch)
 
-    def _path(self, configured: str | None) -> str:
+    async def _folder(self, configured: str | None, say: Say) -> str:
         if configured is None:
             return ""
         try:
-            return self.model_path(configured)
-        except FileNotFoundError as exc:
+            return str(await self.fetch(configured, say))
+        except ConfigError as exc:
             raise LaunchError(str(exc)) from exc

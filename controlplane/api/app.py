@@ -1,0 +1,103 @@
+"""The ASGI application: engine calls take the bare path, everything else goes through FastAPI.
+
+Knows which scope each path needs; the two ways share keys, errors and context.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
+from starlette.exceptions import HTTPException
+
+from adapters.base import NormalError
+from controlplane.api.admin.routes import admin_router
+from controlplane.api.context import Context
+from controlplane.api.errors import error_body, retry_headers, unavailable
+from controlplane.api.openai.engine_calls import ENGINE_PATHS, EngineCalls
+from controlplane.api.openai.models import models_router
+from controlplane.api.probes import probes_router
+from controlplane.api.reply import Receive, Send
+from controlplane.errors import RequestRejected, StoreFailure
+from controlplane.settings import Scope
+
+_OPEN_PATHS = frozenset({"/health", "/ready"})
+_ADMIN_PREFIXES = ("/admin", "/metrics", "/docs", "/openapi.json")
+
+Asgi = Callable[[Any, Receive, Send], Awaitable[None]]
+
+
+def application(context: Context) -> Asgi:
+    """The whole service as one ASGI application."""
+    calls = EngineCalls(context.keyring, context.admission, context.outlook, context.max_body_bytes)
+    rest: Asgi = _framework(context)
+    if context.cors_origins:
+        rest = CORSMiddleware(rest, list(context.cors_origins), allow_methods=("*",), allow_headers=("*",))
+
+    async def app(scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in ENGINE_PATHS:
+            await calls(scope["path"], dict(scope["headers"]), receive, send)
+        else:
+            await rest(scope, receive, send)
+
+    return app
+
+
+def _framework(context: Context) -> FastAPI:
+    app = FastAPI(title="Inference Manager", version=context.version, docs_url="/docs", redoc_url=None)
+
+    @app.middleware("http")
+    async def guard(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
+        try:
+            _check_scope(context, request)
+        except RequestRejected as exc:
+            return _response(exc)
+        return await go_on(request)
+
+    app.add_exception_handler(RequestRejected, _on_rejected)
+    app.add_exception_handler(StoreFailure, _on_store_failure)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http)
+    for router in (probes_router(context), models_router(context), admin_router(context)):
+        app.include_router(router)
+    return app
+
+
+def _check_scope(context: Context, request: Request) -> None:
+    path = request.url.path
+    if path in _OPEN_PATHS:
+        return
+    scope = Scope.ADMIN if path.startswith(_ADMIN_PREFIXES) else Scope.USER
+    context.keyring.require(dict(request.scope["headers"]), scope)
+
+
+def _response(rejection: RequestRejected) -> Response:
+    headers = {name.decode(): value.decode() for name, value in retry_headers(rejection)}
+    return Response(error_body(rejection.error), rejection.error.status, headers, "application/json")
+
+
+async def _on_rejected(_: Request, exc: Exception) -> Response:
+    if not isinstance(exc, RequestRejected):
+        raise exc
+    return _response(exc)
+
+
+async def _on_store_failure(_: Request, exc: Exception) -> Response:
+    return _response(unavailable(f"the store cannot take this now: {exc}", 2.0))
+
+
+async def _on_invalid(_: Request, exc: Exception) -> Response:
+    if not isinstance(exc, RequestValidationError):
+        raise exc
+    first = exc.errors()[0]
+    place = ".".join(str(part) for part in first["loc"][1:]) or "body"
+    return _response(RequestRejected(NormalError(400, f"{place}: {first['msg']}", "invalid_request_error", place)))
+
+
+async def _on_http(request: Request, exc: Exception) -> Response:
+    if not isinstance(exc, HTTPException):
+        raise exc
+    message = f"{request.method} {request.url.path}: {exc.detail}"
+    kind = "not_found_error" if exc.status_code == 404 else "invalid_request_error"
+    return _response(RequestRejected(NormalError(exc.status_code, message, kind)))

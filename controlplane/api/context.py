@@ -1,0 +1,25 @@
+"""What the HTTP layer is given: the door, the world to show, and the orders it may pass on."""
+
+from dataclasses import dataclass
+
+from controlplane.api.auth import Keyring
+from controlplane.loop.admission import Admission
+from controlplane.loop.commands import Commands
+from controlplane.loop.outlook import Outlook
+from controlplane.loop.telemetry import Telemetry
+from controlplane.loop.world import World
+from controlplane.store.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    keyring: Keyring
+    admission: Admission
+    commands: Commands
+    outlook: Outlook
+    world: World
+    store: Store
+    telemetry: Telemetry
+    max_body_bytes: int
+    cors_origins: tuple[str, ...]
+    version: str

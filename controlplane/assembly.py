@@ -1,0 +1,196 @@
+"""The composition: which part gets which, in one place. Starts nothing."""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import pynvml
+
+from adapters.registry import make_adapters
+from controlplane.api.app import Asgi, application
+from controlplane.api.auth import Keyring
+from controlplane.api.context import Context
+from controlplane.core.estimates import Estimate
+from controlplane.core.lifecycle import Backoff
+from controlplane.loop.actuator import Actuator
+from controlplane.loop.admission import Admission, DoorRules
+from controlplane.loop.commands import Commands
+from controlplane.loop.dispatcher import Dispatcher
+from controlplane.loop.exchange import Surroundings
+from controlplane.loop.launches import LaunchBook, Scalar
+from controlplane.loop.loop import Inbox, Loop, LoopRules, Parts
+from controlplane.loop.observer import Observer, ObserverRules
+from controlplane.loop.outlook import Outlook
+from controlplane.loop.proofs import Proofs
+from controlplane.loop.recovery import Recovery
+from controlplane.loop.rows import RowKeeper
+from controlplane.loop.telemetry import Telemetry
+from controlplane.loop.world import DEFAULT_STOP_GRACE_SECONDS, ModelEntry, World
+from controlplane.ports import Clock, Devices, ReplicaExit, Runtime
+from controlplane.runtime.devices import detect
+from controlplane.runtime.environments import Environments
+from controlplane.runtime.interpreters import OWN_SUFFIX, EngineInterpreters, in_words
+from controlplane.runtime.model_catalog import shipped_catalog
+from controlplane.runtime.model_files import ModelFiles
+from controlplane.runtime.process import ProcessRuntime, ProcessSettings
+from controlplane.runtime.process_log import LogLimits
+from controlplane.runtime.recipes import shipped_recipes
+from controlplane.settings import Settings
+from controlplane.store.store import Store
+
+WAIT_TICK_SECONDS = 1.0
+_MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """Everything assembled, ready to be run."""
+
+    app: Asgi
+    world: World
+    store: Store
+    runtime: Runtime
+    inbox: Inbox
+    loop: Loop
+    observer: Observer
+    actuator: Actuator
+    recovery: Recovery
+    rows: RowKeeper
+    admission: Admission
+    dispatcher: Dispatcher
+    backoff: Backoff
+
+
+def steady_clock() -> Clock:
+    """Unix seconds that never jump within this process, whatever happens to the wall clock."""
+    offset = time.time() - time.monotonic()
+    return lambda: offset + time.monotonic()
+
+
+async def assemble(settings: Settings, store: Store, clock: Clock) -> Service:
+    """Raises ConfigError."""
+    world = World(_entries(settings), settings.rules(), clock)
+    inbox = Inbox()
+    devices = await detect(settings.devices.source, pynvml)
+    exits = _Exits()
+    runtime = _runtime(settings, devices, exits)
+    backoff = Backoff(settings.scheduling.backoff_initial_seconds, settings.scheduling.backoff_max_seconds)
+    rows, outlook, telemetry = RowKeeper(world, store), Outlook(world), Telemetry()
+    observer = Observer(world, devices, runtime, _observer_rules(settings), inbox.report)
+    dispatcher = Dispatcher(world, inbox.poke, observer.wake)
+    actuator = Actuator(world, runtime, _launch_book(settings), Proofs(world, devices), inbox.report)
+    exits.listener = actuator.exited
+    around = Surroundings(dispatcher, store, clock, WAIT_TICK_SECONDS)
+    admission = Admission(world, outlook, around, telemetry, _door_rules(settings, backoff))
+    parts = Parts(world, dispatcher, actuator, rows, store, outlook, telemetry)
+    return Service(
+        app=application(_context(settings, parts, admission, Commands(world, store, inbox.poke))),
+        world=world,
+        store=store,
+        runtime=runtime,
+        inbox=inbox,
+        loop=Loop(inbox, parts, LoopRules(settings.scheduling.resync_seconds, backoff)),
+        observer=observer,
+        actuator=actuator,
+        recovery=Recovery(world, store, runtime, rows, backoff),
+        rows=rows,
+        admission=admission,
+        dispatcher=dispatcher,
+        backoff=backoff,
+    )
+
+
+class _Exits:
+    """Hands exits on to who is made after the runtime."""
+
+    listener: Callable[[ReplicaExit], None]
+
+    def __call__(self, exit_: ReplicaExit) -> None:
+        self.listener(exit_)
+
+
+def _entries(settings: Settings) -> dict[str, ModelEntry]:
+    adapters = make_adapters()
+    return {
+        model.model_id: ModelEntry(
+            settings=model,
+            spec=model.spec(),
+            adapter=adapters[model.engine.value],
+            config_hash=settings.config_hash(model),
+            load=Estimate(model.loading_time_sec),
+            stop_grace_seconds=float(model.options.get("stop_grace_seconds", DEFAULT_STOP_GRACE_SECONDS)),
+        )
+        for model in settings.models
+    }
+
+
+def _runtime(settings: Settings, devices: Devices, on_exit: Callable[[ReplicaExit], None]) -> ProcessRuntime:
+    own = settings.engines.vllm.python
+    interpreters = EngineInterpreters(_environments(settings), {f"vllm{OWN_SUFFIX}": own} if own else {})
+    limits = LogLimits(max_bytes=settings.logs.max_mib * _MIB, keep=settings.logs.keep)
+    place = ProcessSettings(settings.state_dir, _store_id(settings.state_dir), dict(os.environ), log_limits=limits)
+    return ProcessRuntime(place, interpreters, devices, on_exit)
+
+
+def _store_id(state_dir: Path) -> str:
+    """Tells this control plane's engines from another's on the same machine, and the same after every restart."""
+    return hashlib.sha256(str(state_dir.resolve()).encode()).hexdigest()[:12]
+
+
+def _environments(settings: Settings) -> Environments:
+    return Environments(settings.engines_dir, shipped_recipes())
+
+
+def _launch_book(settings: Settings) -> LaunchBook:
+    files = ModelFiles(settings.models_dir, shipped_catalog(), _environments(settings))
+
+    async def fetch(model_path: str, say: Callable[[str], None]) -> Path:
+        return await files.fetch(model_path, lambda step: say(in_words(step)))
+
+    return LaunchBook(fetch, {"vllm": _vllm_options(settings)})
+
+
+def _vllm_options(settings: Settings) -> Mapping[str, Scalar]:
+    vllm = settings.engines.vllm
+    options: dict[str, Scalar] = {}
+    if vllm.python is not None:
+        options["environment"] = f"vllm{OWN_SUFFIX}"
+    elif vllm.environment != "auto":
+        options["environment"] = vllm.environment
+    if vllm.threads is not None:
+        options["threads"] = vllm.threads
+    return options
+
+
+def _observer_rules(settings: Settings) -> ObserverRules:
+    scheduling = settings.scheduling
+    return ObserverRules(scheduling.resync_seconds, scheduling.stall_seconds, settings.devices.budget_mib)
+
+
+def _door_rules(settings: Settings, backoff: Backoff) -> DoorRules:
+    scheduling = settings.scheduling
+    return DoorRules(
+        queue_limit=scheduling.queue_limit,
+        queue_limit_per_model=scheduling.queue_limit_per_model,
+        default_deadline_seconds=scheduling.default_deadline_seconds,
+        patience=backoff.patience,
+    )
+
+
+def _context(settings: Settings, parts: Parts, admission: Admission, commands: Commands) -> Context:
+    return Context(
+        keyring=Keyring(settings.api_keys, settings.server.cors_origins),
+        admission=admission,
+        commands=commands,
+        outlook=parts.outlook,
+        world=parts.world,
+        store=parts.store,
+        telemetry=parts.telemetry,
+        max_body_bytes=settings.server.max_body_mib * _MIB,
+        cors_origins=settings.server.cors_origins,
+        version=metadata.version("inference-manager"),
+    )
