@@ -7,11 +7,13 @@ from pydantic import BaseModel
 
 from controlplane.api.admin.views import (
     DeviceView,
+    EventView,
     ExplainView,
     ModelView,
     ReplicaView,
     RequestView,
     device_views,
+    event_view,
     explain_view,
     model_view,
     replica_view,
@@ -22,6 +24,8 @@ from controlplane.api.errors import not_found
 from controlplane.core.model import Outcome, RequestStatus
 from controlplane.loop import rejections
 from controlplane.store.records import RequestFilter
+
+Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
 class ModelsAnswer(BaseModel):
@@ -41,12 +45,16 @@ class RequestsAnswer(BaseModel):
     next_cursor: str | None
 
 
+class EventsAnswer(BaseModel):
+    events: list[EventView]
+
+
 class RequestQuery(BaseModel, extra="forbid"):
     status: RequestStatus | None = None
     outcome: Outcome | None = None
     model: str | None = None
     client: str | None = None
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100
+    limit: Limit = 100
     cursor: str | None = None
 
 
@@ -79,6 +87,13 @@ def admin_router(context: Context) -> APIRouter:
         return RequestsAnswer(
             requests=[request_view(record, outlook) for record in page.requests], next_cursor=page.next_cursor
         )
+
+    @router.get("/events")
+    async def events(after: Annotated[int, Query(ge=0)] = 0, limit: Limit = 100) -> EventsAnswer:
+        """What happened, oldest first, from the event after the id `after` on."""
+        await context.store.flush()
+        found = await context.store.events(after, limit)
+        return EventsAnswer(events=[event_view(event) for event in found])
 
     @router.get("/explain")
     async def explain(request_id: str | None = None, model: str | None = None) -> ExplainView:

@@ -1,12 +1,14 @@
 """What the admin API shows, as typed models; made from the world, never from a second truth."""
 
+from typing import Any
+
 from pydantic import BaseModel
 
 from controlplane.core.ledger import Books, LedgerLine, Measured, ledger_line
 from controlplane.core.model import Hold, Replica, RequestStatus
 from controlplane.loop.outlook import Explanation, Outlook
 from controlplane.loop.world import ModelEntry, World
-from controlplane.store.records import RequestRecord
+from controlplane.store.records import EventRecord, RequestRecord
 
 
 class ModelView(BaseModel):
@@ -92,6 +94,14 @@ class RequestView(BaseModel):
     position: int | None = None
     reason: str | None = None
     eta_seconds: float | None = None
+
+
+class EventView(BaseModel):
+    id: int
+    at: float
+    kind: str
+    subject: str
+    detail: dict[str, Any]
 
 
 class ExplainView(BaseModel):
@@ -202,6 +212,10 @@ def request_view(record: RequestRecord, outlook: Outlook) -> RequestView:
             "eta_seconds": found.standing.eta_seconds,
         }
     return RequestView.model_validate(fields)
+
+
+def event_view(event: EventRecord) -> EventView:
+    return EventView(id=event.id, at=event.at, kind=event.kind, subject=event.subject, detail=dict(event.detail))
 
 
 def explain_view(subject: str, found: Explanation) -> ExplainView:

@@ -1,0 +1,211 @@
+"""A tour in five minutes: a real model, two streams at once, a swap under a budget, and nothing left behind.
+
+Starts the service as its own process and talks to it through the official
+OpenAI SDK only; what it shows of the inside comes from the admin API.
+"""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TextIO
+
+import httpx
+import psutil
+from openai import AsyncOpenAI
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG = ROOT / "config" / "demo" / "inference_manager.json"
+STATE = ROOT / ".demo"
+CHAT, EMBED = "smollm2-135m", "all-minilm-l6-v2"
+QUESTION = "What is the capital of France?"
+
+out = Console(highlight=False, soft_wrap=True)
+
+
+@dataclass
+class Timings:
+    rows: list[tuple[str, float]] = field(default_factory=list)
+
+    def note(self, what: str, seconds: float) -> None:
+        self.rows.append((what, seconds))
+
+    def show(self) -> None:
+        table = Table("what", "seconds", title="Timings")
+        for what, seconds in self.rows:
+            table.add_row(what, f"{seconds:.2f}")
+        out.print(table)
+
+
+@asynccontextmanager
+async def service() -> AsyncIterator[str]:
+    """`inferctl serve` on a free port; yields its address, and stops it afterwards."""
+    STATE.mkdir(exist_ok=True)
+    command = (sys.executable, "-m", "controlplane.cli", "serve", "--config", str(CONFIG))
+    with (STATE / "service.log").open("w") as log:
+        process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE, cwd=ROOT)
+        if process.stderr is None:
+            raise RuntimeError("the service has no log")
+        address = await _listening(process.stderr, log)
+        copying = asyncio.create_task(_copy(process.stderr, log))
+        try:
+            yield address
+        finally:
+            process.send_signal(signal.SIGTERM)
+            await process.wait()
+            await copying
+
+
+async def _listening(lines: asyncio.StreamReader, log: TextIO) -> str:
+    while line := await lines.readline():
+        log.write(line.decode())
+        event = json.loads(line) if line.startswith(b"{") else {}
+        if event.get("event") == "listening":
+            return str(event["url"])
+        if not event:
+            out.print(line.decode().rstrip(), style="red")
+    raise SystemExit("the service did not start; see .demo/service.log")
+
+
+async def _copy(lines: asyncio.StreamReader, log: TextIO) -> None:
+    while line := await lines.readline():
+        log.write(line.decode())
+
+
+@asynccontextmanager
+async def reasons(admin: httpx.AsyncClient, model: str) -> AsyncIterator[None]:
+    """While the block waits, print why, whenever the reason changes."""
+
+    async def follow() -> None:
+        shown = ""
+        while True:
+            found = (await admin.get("/admin/explain", params={"model": model})).json()
+            if found["waiting"] and found["sentence"] != shown:
+                shown = found["sentence"]
+                out.print(f"  [dim]waiting: {shown}[/dim]")
+            await asyncio.sleep(0.5)
+
+    following = asyncio.create_task(follow())
+    try:
+        yield
+    finally:
+        following.cancel()
+
+
+async def ledger(admin: httpx.AsyncClient) -> None:
+    table = Table("device", "budget", "booked", "measured", "free", "holders", title="Memory, MiB")
+    replicas = (await admin.get("/admin/replicas")).json()["replicas"]
+    for device in (await admin.get("/admin/devices")).json()["devices"]:
+        holders = ", ".join(f"{r['replica_id']} ({r['state']})" for r in replicas if r["reserved_mib"])
+        figures = [str(device[key]) for key in ("budget_mib", "booked_mib", "measured_mib", "free_mib")]
+        table.add_row(device["device_id"], *figures, holders or "nobody")
+    out.print(table)
+
+
+async def stream(client: AsyncOpenAI, question: str, mark: str) -> tuple[str, float, float]:
+    """The answer with the seconds to its first token and to its end; prints tokens as they come."""
+    began, first, text = time.monotonic(), 0.0, ""
+    answer = await client.chat.completions.create(
+        model=CHAT, messages=[{"role": "user", "content": question}], stream=True, temperature=0, max_tokens=40
+    )
+    async for chunk in answer:
+        word = chunk.choices[0].delta.content if chunk.choices else None
+        if word:
+            first = first or time.monotonic() - began
+            text += word
+            out.print(f"[{mark}]{word}[/{mark}]", end="")
+    return text, first, time.monotonic() - began
+
+
+async def first_answer(client: AsyncOpenAI, admin: httpx.AsyncClient, timings: Timings) -> None:
+    out.rule(f"1. {QUESTION}")
+    out.print(f"{CHAT} is not running; this request makes the service start it (the first time: install vLLM, too).")
+    async with reasons(admin, CHAT):
+        text, first, _ = await stream(client, QUESTION, "bold green")
+    out.print()
+    if "Paris" not in text:
+        raise SystemExit(f"expected Paris, got: {text}")
+    timings.note("cold: request to first token", first)
+    _, first, whole = await stream(client, QUESTION, "green")
+    out.print()
+    timings.note("warm: request to first token", first)
+    timings.note("warm: whole answer", whole)
+
+
+async def two_streams(client: AsyncOpenAI, timings: Timings) -> None:
+    out.rule("2. Two streams at once, their tokens as they come")
+    questions = (("Count from one to ten.", "cyan"), ("Name three colours.", "magenta"))
+    began = time.monotonic()
+    results = await asyncio.gather(*(stream(client, question, mark) for question, mark in questions))
+    out.print()
+    timings.note("two streams together", time.monotonic() - began)
+    timings.note("two streams, one after the other would be about", sum(whole for _, _, whole in results))
+
+
+async def swap(client: AsyncOpenAI, admin: httpx.AsyncClient, timings: Timings) -> None:
+    out.rule(f"3. {EMBED} under a budget that holds only one")
+    await ledger(admin)
+    began = time.monotonic()
+    async with reasons(admin, EMBED):
+        found = await client.embeddings.create(model=EMBED, input=["a cat", "a kitten", "a tax form"])
+    timings.note("swap: request to answer from the other model", time.monotonic() - began)
+    cat, kitten, form = (row.embedding for row in found.data)
+    out.print(f"cat~kitten {_cosine(cat, kitten):.2f}, cat~tax form {_cosine(cat, form):.2f}")
+    await ledger(admin)
+    events = (await admin.get("/admin/events")).json()["events"]
+    for event in events[-6:]:
+        why = " ".join(f"{key}={value}" for key, value in event["detail"].items() if key in {"reason", "for"} and value)
+        out.print(f"  [dim]{time.strftime('%H:%M:%S', time.localtime(event['at']))}[/dim] {event['subject']} {event['kind']} {why}")
+
+
+def _cosine(a: list[float], b: list[float]) -> float:
+    dot = sum(x * y for x, y in zip(a, b, strict=True))
+    return float(dot / (sum(x * x for x in a) * sum(y * y for y in b)) ** 0.5)
+
+
+def leftovers() -> list[str]:
+    """Processes that carry our engines' label."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if str(STATE) in " ".join(process.cmdline()) and process.pid != os.getpid():
+                found.append(f"{process.pid} {process.name()}")
+        except psutil.Error:
+            continue
+    return found
+
+
+async def main() -> None:
+    shutil.rmtree(STATE, ignore_errors=True)
+    timings = Timings()
+    began = time.monotonic()
+    async with service() as address:
+        out.print(f"The service listens at {address}; any OpenAI client works with base_url={address}/v1")
+        async with httpx.AsyncClient(base_url=address, timeout=30) as admin:
+            client = AsyncOpenAI(base_url=f"{address}/v1", api_key="none", timeout=1800, max_retries=0)
+            await first_answer(client, admin, timings)
+            await two_streams(client, timings)
+            await swap(client, admin, timings)
+            await client.close()
+        stopping = time.monotonic()
+    timings.note("stop everything", time.monotonic() - stopping)
+    timings.note("the whole demo", time.monotonic() - began)
+    timings.show()
+    left = leftovers()
+    if left:
+        raise SystemExit(f"left behind: {left}")
+    shutil.rmtree(STATE)
+    out.print("Nothing is left behind. `make serve` keeps the service up.")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
