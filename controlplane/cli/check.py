@@ -9,15 +9,14 @@ import typer
 from rich.console import RenderableType
 from rich.text import Text
 
+from controlplane.cli.model_look import look
 from controlplane.cli.options import CONFIG_PATH, ConfigOption, JsonOption
 from controlplane.cli.outcome import ExitCode, answering
-from controlplane.cli.review import FilesFound, Review, review
+from controlplane.cli.review import Review, review
 from controlplane.cli.tables import Column, Row, amount, key, table
 from controlplane.ports import DeviceReading
 from controlplane.runtime.devices import detect
-from controlplane.runtime.model_catalog import shipped_catalog
-from controlplane.runtime.model_files import HubId, ModelFilesMissing, check_model_folder, resolve
-from controlplane.settings import ModelSettings, Settings, load
+from controlplane.settings import Settings, load
 
 _DEVICES = (
     key("device_id", "device"),
@@ -41,8 +40,8 @@ def check(config: ConfigOption = CONFIG_PATH, as_json: JsonOption = False) -> No
     with answering(as_json) as answer:
         settings = load(config)
         readings = asyncio.run(_readings(settings))
-        files = {model.model_id: _files(model, settings) for model in settings.models}
-        found = review(settings, readings, files)
+        looked_at = {model.model_id: look(model, settings, readings) for model in settings.models}
+        found = review(settings, readings, looked_at)
         answer.give(_payload(found), *_shown(found))
         if found.errors:
             raise typer.Exit(ExitCode.USAGE)
@@ -51,21 +50,6 @@ def check(config: ConfigOption = CONFIG_PATH, as_json: JsonOption = False) -> No
 async def _readings(settings: Settings) -> list[DeviceReading]:
     devices = await detect(settings.devices.source, pynvml)
     return list(await devices.read())
-
-
-def _files(model: ModelSettings, settings: Settings) -> FilesFound:
-    if model.model_path is None:
-        return FilesFound("none needed")
-    try:
-        place = resolve(model.model_path, settings.models_dir)
-        if isinstance(place, HubId):
-            return FilesFound("not fetched yet")
-        check_model_folder(place)
-    except ModelFilesMissing as exc:
-        if model.model_path in shipped_catalog().entries:
-            return FilesFound("not fetched yet")
-        return FilesFound("missing", f"model {model.model_id}: {exc}")
-    return FilesFound("here")
 
 
 def _payload(found: Review) -> Mapping[str, Any]:

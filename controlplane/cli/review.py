@@ -39,20 +39,20 @@ class Review:
 
 
 @dataclass(frozen=True, slots=True)
-class FilesFound:
-    """What was found of a model's files: a word or two, and what is wrong with them."""
+class ModelFound:
+    """What was found out about a model on this host: where its files are, and why it cannot run here."""
 
-    state: str
-    problem: str | None = None
+    files: str
+    problems: tuple[str, ...] = ()
 
 
-def review(settings: Settings, readings: Sequence[DeviceReading], files: Mapping[str, FilesFound]) -> Review:
-    """Judge the configuration on a host with these devices and these model files (by model id)."""
+def review(settings: Settings, readings: Sequence[DeviceReading], found: Mapping[str, ModelFound]) -> Review:
+    """Judge the configuration on a host with these devices; `found` is by model id."""
     devices = tuple(_devices(settings, readings))
     budgets = {device.device_id: device.budget_mib for device in devices}
     needs = {model.model_id: _need(model) for model in settings.models}
     models = tuple(
-        ModelReview(model, tuple(places(needs[model.model_id], budgets)), files[model.model_id].state)
+        ModelReview(model, tuple(places(needs[model.model_id], budgets)), found[model.model_id].files)
         for model in settings.models
     )
     groups = together(list(needs.values()), budgets)
@@ -64,7 +64,7 @@ def review(settings: Settings, readings: Sequence[DeviceReading], files: Mapping
             *_budgets_beyond(settings, readings),
             *_never_fitting(models, budgets),
             *_always_loaded(settings, budgets),
-            *(found.problem for found in files.values() if found.problem),
+            *(problem for each in found.values() for problem in each.problems),
         ),
         warnings=tuple(_absent(devices)),
     )

@@ -64,7 +64,7 @@ _REPLICAS = (
     amount("reserved_mib", "reserved MiB"),
     amount("measured_mib", "measured MiB"),
     amount("leases"),
-    Column("up", lambda row: duration(row.get("uptime_seconds")), number=True),
+    Column("since", lambda row: duration(row.get("state_seconds")), number=True),
     key("handle"),
     Column("last failure", _failure),
 )

@@ -5,11 +5,13 @@ its own; rules between entries (names that clash) are in `names`.
 """
 
 import json
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema, field_validator
 
+from adapters.base import ModelLaunch
 from controlplane.core.model import DEFAULT_PRIORITY, InferenceType, ModelSpec
 from controlplane.settings.section import EnvironmentValue, Flag, Seconds, Section, Whole, surroundings
 from engines.simulated.script import ScriptError, parse_script
@@ -164,6 +166,20 @@ simulated engine also takes `script`, an object."""
     def launch_env(self) -> dict[str, str]:
         """The environment variables in the clear, for the launch only."""
         return {name: value.get_secret_value() for name, value in self.env.items()}
+
+    def launch(self, folder: str, budget_mib: int, defaults: Mapping[str, Scalar]) -> ModelLaunch:
+        """What its engine has to know of it; its own options go before the engine kind's `defaults`."""
+        return ModelLaunch(
+            model_id=self.model_id,
+            aliases=self.aliases,
+            types=tuple(kind.value for kind in self.types),
+            model_path=folder,
+            budget_mib=budget_mib,
+            max_concurrency=self.max_concurrency,
+            args=self.args,
+            env=self.launch_env,
+            options={**defaults, **self.options},
+        )
 
     def spec(self) -> ModelSpec:
         """What decisions need to know of it."""

@@ -38,7 +38,7 @@ REPLICA: dict[str, Any] = {
     "failure_reason": "no such [file]",
     "endpoint": "unix:/run/x.sock",
     "handle": "pid 4711",
-    "uptime_seconds": 3725.2,
+    "state_seconds": 3725.2,
 }
 DEVICE: dict[str, Any] = {
     "device_id": "gpu0",

@@ -59,6 +59,16 @@ def test_a_missing_or_incomplete_model_folder_is_an_error(tmp_path: Path) -> Non
     assert "half is not complete: it lacks weights" in half
 
 
+def test_what_the_engine_would_refuse_is_an_error(tmp_path: Path) -> None:
+    """An option that cannot work is found before the first request needs the model."""
+    model = {"model_id": "m", "parameters": {"script": {"memory_mib": 10}, "nonsense": 3}}
+    ended = inferctl("check", "-c", write_config(tmp_path, model), "--json")
+    assert ended.code == 2
+    (error,) = ended.json["errors"]
+    assert error.startswith("cannot start m: ")
+    assert "nonsense" in error
+
+
 def test_a_budget_beyond_the_device_is_an_error(tmp_path: Path) -> None:
     """More than the device has cannot be handed out."""
     devices = {"source": "host", "budgets_mib": {"host": 10**9}}
