@@ -66,12 +66,16 @@ class WaitKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Blocker:
-    """A replica that keeps its room, and why: pinned, busy or starting; `until` when that changes by itself."""
+    """A replica that keeps its room, and why: pinned, busy or starting; `until` when that changes by itself.
+
+    `yields`: it is next to leave, once it has started or been up for its minimum residency.
+    """
 
     replica_id: str
     why: str
     mib: int
     until: float | None = None
+    yields: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,8 @@ from controlplane.core.room import Room
 _LOAD_PRIORITY = 100
 _LIVE = frozenset({ReplicaState.STARTING, ReplicaState.READY})
 _DOWN = frozenset({ReplicaState.STOPPED, ReplicaState.FAILED})
+_KIND_WHILE = {ReplicaState.READY: WaitKind.SLOT, ReplicaState.STARTING: WaitKind.LOADING}
+_LOOKS_HASHED = re.compile(r"-[0-9a-f]{6}$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +43,16 @@ class Want:
 
 def replica_name(model_id: str, ordinal: int) -> str:
     """A name fit for files, sockets and containers, the same after every restart."""
-    slug = re.sub(r"[^a-z0-9.-]+", "-", model_id.lower()).strip("-.")
-    if slug != model_id:
-        slug = f"{slug[:40]}-{sha256(model_id.encode()).hexdigest()[:6]}"
+    slug = re.sub(r"[^a-z0-9.-]+", "-", model_id.lower()).strip("-.")[:40].strip("-.")
+    if slug != model_id or _LOOKS_HASHED.search(slug):
+        slug = f"{slug or 'model'}-{sha256(model_id.encode()).hexdigest()[:6]}"
     return f"{slug}-{ordinal}"
 
 
 def plan(snapshot: Snapshot, now: float) -> Plan:
     """Decide once. Never raises for anything the world can look like."""
     released: list[UncordonReplica] = []
+    snapshot = _ordered(snapshot)
     while True:
         draft = _Draft(snapshot, now)
         draft.settle()
@@ -57,12 +60,21 @@ def plan(snapshot: Snapshot, now: float) -> Plan:
             draft.satisfy(want)
         stale = draft.release_cordons()
         if not stale:
-            draft.explain_live()
+            draft.explain_rest()
             return draft.finished(released)
         # Room that was counted as leaving stays after all: decide again without it.
         released.extend(UncordonReplica(replica.replica_id) for replica in stale)
         kept = {r.replica_id: lifecycle.uncordoned(r) for r in stale}
         snapshot = replace(snapshot, replicas={**snapshot.replicas, **kept})
+
+
+def _ordered(snapshot: Snapshot) -> Snapshot:
+    """The same snapshot whatever order its rows were read in."""
+    return replace(
+        snapshot,
+        devices=dict(sorted(snapshot.devices.items())),
+        replicas=dict(sorted(snapshot.replicas.items())),
+    )
 
 
 def _wants(snapshot: Snapshot, now: float) -> list[Want]:
@@ -72,8 +84,7 @@ def _wants(snapshot: Snapshot, now: float) -> list[Want]:
 
 def _wants_of(spec: ModelSpec, snapshot: Snapshot, now: float) -> Iterator[Want]:
     mine = [r for r in snapshot.replicas.values() if r.model_id == spec.model_id]
-    live = sum(1 for r in mine if r.state in _LIVE and r.cordoned_for is None)
-    if live:
+    if any(_stays(r) for r in mine):
         return
     demand = snapshot.demands.get(spec.model_id)
     intent = snapshot.intents.get(spec.model_id)
@@ -84,6 +95,11 @@ def _wants_of(spec: ModelSpec, snapshot: Snapshot, now: float) -> Iterator[Want]
         yield Want(spec.model_id, min(ranks), may_evict=True)
     elif spec.min_replicas > 0 or any(r.revive for r in mine):
         yield Want(spec.model_id, now, may_evict=False)
+
+
+def _stays(replica: Replica) -> bool:
+    """Up or coming up, and not about to leave."""
+    return replica.serves or (replica.state is ReplicaState.STARTING and not replica.cordoned)
 
 
 class _Draft:
@@ -99,7 +115,7 @@ class _Draft:
         self._wake_at: list[float] = []
         self._stopped: set[str] = set()
         self._by_model: dict[str, list[Replica]] = {}
-        for replica in sorted(snapshot.replicas.values(), key=lambda r: r.replica_id):
+        for replica in snapshot.replicas.values():
             self._by_model.setdefault(replica.model_id, []).append(replica)
 
     def settle(self) -> None:
@@ -108,6 +124,8 @@ class _Draft:
             reason = self._leaves(replica)
             if reason is not None:
                 self._stop(replica, reason)
+            elif replica.state in _LIVE and replica.model_id not in self._snapshot.models and not replica.cordoned:
+                self._actions.append(CordonReplica(replica.replica_id, ""))
 
     def satisfy(self, want: Want) -> None:
         """Start it, or hold room for it, or say why it waits."""
@@ -125,26 +143,27 @@ class _Draft:
 
     def release_cordons(self) -> list[Replica]:
         """A cordon lasts as long as its model needs the room: idle ones leave now, the stale are returned."""
-        waiting = {hold.model_id for hold in self._holds}
+        waiting = {(hold.model_id, hold.device_id) for hold in self._holds}
         stale: list[Replica] = []
         for replica in self._snapshot.replicas.values():
             if replica.state is not ReplicaState.READY or not replica.cordoned_for or self._stops(replica):
                 continue
-            if replica.cordoned_for not in waiting:
+            unneeded = (replica.cordoned_for, replica.device_id) not in waiting
+            if unneeded or self._room.is_pinned(replica.model_id):
                 stale.append(replica)
             elif not self._snapshot.leases.get(replica.replica_id):
                 self._stop(replica, StopReason.EVICTED, replica.cordoned_for)
         return stale
 
-    def explain_live(self) -> None:
-        """Models whose replica is up or coming: their requests wait for a slot or for the load."""
+    def explain_rest(self) -> None:
+        """Models that want no start: their requests wait for a slot, for the load, or for what left the config."""
         for model_id in self._snapshot.demands.keys() - self._waits.keys():
-            mine = [r for r in self._by_model.get(model_id, []) if r.state in _LIVE]
+            mine = [r for r in self._by_model.get(model_id, []) if r.holds_memory]
             replica = min(mine, key=lambda r: r.state is not ReplicaState.READY, default=None)
             if replica is None:
                 self._wait(Wait(WaitKind.NO_ROOM, model_id))
             else:
-                kind = WaitKind.SLOT if replica.state is ReplicaState.READY else WaitKind.LOADING
+                kind = _KIND_WHILE.get(replica.state, WaitKind.STOPPING)
                 self._wait(Wait(kind, model_id, replica.replica_id, replica.device_id, detail=replica.phase))
 
     def finished(self, released: list[UncordonReplica]) -> Plan:
@@ -170,12 +189,13 @@ class _Draft:
             return None
         busy = self._snapshot.leases.get(replica.replica_id, 0) > 0
         spec = self._snapshot.models.get(replica.model_id)
+        # First, for a sick one may never give its leases back.
+        if replica.state is ReplicaState.READY and not replica.healthy:
+            return StopReason.UNHEALTHY
         if spec is None:
             return None if busy else StopReason.REMOVED
         if replica.cordoned_for == "":
             return None if busy else StopReason.UNLOADED
-        if replica.state is ReplicaState.READY and not replica.healthy:
-            return StopReason.UNHEALTHY
         return StopReason.IDLE if self._idled_out(replica, spec, busy=busy) else None
 
     def _idled_out(self, replica: Replica, spec: ModelSpec, *, busy: bool) -> bool:
@@ -202,7 +222,9 @@ class _Draft:
         for replica in offer.evict:
             self._stop(replica, StopReason.EVICTED, want.model_id)
         for replica in offer.drain:
-            self._actions.append(CordonReplica(replica.replica_id, want.model_id))
+            self._drain(replica, want.model_id)
+        for replica in offer.promised:
+            self._room.promise(replica)
         if offer.start:
             self._start(spec, offer.device_id)
         elif offer.wait is not None:
@@ -217,11 +239,18 @@ class _Draft:
         self._room.book(device_id, spec.vram_mib)
         self._wait(Wait(WaitKind.LOADING, spec.model_id, name, device_id, spec.vram_mib))
 
+    def _drain(self, replica: Replica, for_model: str) -> None:
+        self._actions.append(CordonReplica(replica.replica_id, for_model))
+        self._room.promise(replica)
+        if not self._snapshot.leases.get(replica.replica_id):
+            self._stop(replica, StopReason.EVICTED, for_model)
+        self._wait(Wait(WaitKind.YIELDING, replica.model_id, replica.replica_id, others=(for_model,)))
+
     def _stop(self, replica: Replica, reason: StopReason, for_model: str = "") -> None:
         self._actions.append(StopReplica(replica.replica_id, reason, for_model))
         self._stopped.add(replica.replica_id)
         self._room.leave(replica)
-        if replica.model_id in self._snapshot.demands:
+        if reason is not StopReason.EVICTED:
             self._wait(Wait(WaitKind.STOPPING, replica.model_id, replica.replica_id, replica.device_id))
 
     def _wait(self, wait: Wait) -> None:
