@@ -23,7 +23,7 @@ class WaitQueue:
         self._heads: dict[str, RequestHead] = {}
         self._keys: dict[str, _Key] = {}
         self._lines: dict[str, SortedKeyList[str, _Key]] = {}
-        self._deadlines: SortedKeyList[str, float] = SortedKeyList(key=self._deadline_of)
+        self._deadlines: SortedKeyList[str, _Key] = SortedKeyList(key=self._deadline_of)
 
     def __len__(self) -> int:
         return len(self._heads)
@@ -93,7 +93,7 @@ class WaitQueue:
     def expired(self, now: float) -> list[RequestHead]:
         """Remove and return every request whose deadline has come."""
         late: list[RequestHead] = []
-        while self._deadlines and self._deadline_of(self._deadlines[0]) <= now:
+        while self._deadlines and self._deadline_of(self._deadlines[0])[0] <= now:
             head = self.remove(self._deadlines[0])
             if head is not None:
                 late.append(head)
@@ -105,9 +105,10 @@ class WaitQueue:
             line = self._lines[model_id] = SortedKeyList(key=self._keys.__getitem__)
         return line
 
-    def _deadline_of(self, request_id: str) -> float:
+    def _deadline_of(self, request_id: str) -> _Key:
+        """Unique, because many share a deadline and a list of equals is searched one by one."""
         deadline = self._heads[request_id].deadline_at
-        return float("inf") if deadline is None else deadline
+        return (float("inf") if deadline is None else deadline, self._keys[request_id][1])
 
     def _demand(self, line: "SortedKeyList[str, _Key]") -> Demand:
         head = self._heads[line[0]]
