@@ -14,7 +14,7 @@ _MOVES: dict[ReplicaState, frozenset[ReplicaState]] = {
     ReplicaState.ASLEEP: frozenset({ReplicaState.READY, ReplicaState.STOPPING}),
     ReplicaState.STOPPING: frozenset({ReplicaState.STOPPED, ReplicaState.FAILED}),
     ReplicaState.STOPPED: frozenset({ReplicaState.STARTING}),
-    ReplicaState.FAILED: frozenset({ReplicaState.STARTING, ReplicaState.STOPPED}),
+    ReplicaState.FAILED: frozenset({ReplicaState.STARTING}),
 }
 
 

@@ -44,7 +44,7 @@ class Want:
 def replica_name(model_id: str, ordinal: int) -> str:
     """A name fit for files, sockets and containers, the same after every restart."""
     slug = re.sub(r"[^a-z0-9.-]+", "-", model_id.lower()).strip("-.")[:40].strip("-.")
-    if slug != model_id or _LOOKS_HASHED.search(slug):
+    if not slug or slug != model_id or _LOOKS_HASHED.search(slug):
         slug = f"{slug or 'model'}-{sha256(model_id.encode()).hexdigest()[:6]}"
     return f"{slug}-{ordinal}"
 
