@@ -44,7 +44,7 @@ def check_plan(before: Snapshot, decided: Plan, after: Snapshot, now: float) -> 
     _holds_are_wanted(before, decided)
     _held_room_is_left(before, decided)
     assert decided.wake_at is None or decided.wake_at > now
-    assert plan(_shuffled(before), now) == decided, "the plan depends on the order of a mapping"
+    assert plan(shuffled(before), now) == decided, "the plan depends on the order of a mapping"
 
 
 def check_settled(after: Snapshot, decided: Plan, now: float) -> None:
@@ -187,7 +187,7 @@ def _rank(before: Snapshot, model_id: str) -> tuple[bool, float, str]:
     return (not ranks, min(ranks, default=0.0), model_id)
 
 
-def _shuffled(snapshot: Snapshot) -> Snapshot:
+def shuffled(snapshot: Snapshot) -> Snapshot:
     def mixed(mapping: object) -> dict[str, object]:
         items = list(mapping.items())  # type: ignore[attr-defined]
         random.Random(7).shuffle(items)

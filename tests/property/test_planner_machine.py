@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from planner_world import World, model
@@ -184,3 +185,5 @@ def drain(world: World) -> None:
 
 
 TestPlannerMachine = PlannerMachine.TestCase
+# A run is cheap, and rare combinations are what it is for.
+TestPlannerMachine.settings = settings(max_examples=5 * settings().max_examples)

@@ -120,7 +120,7 @@ class QueueMachine(RuleBasedStateMachine):
 
 
 TestQueueMachine = QueueMachine.TestCase
-TestQueueMachine.settings = settings(settings.default, stateful_step_count=40)
+TestQueueMachine.settings = settings(stateful_step_count=40)
 
 
 @given(
