@@ -59,6 +59,9 @@ class Journal:
             left = await self._write(rows)
             if left:
                 self._rows = left + self._rows
+                # A caller's flush may fail after the background one found nothing left to come back for.
+                if not self._tended:
+                    self._tend_in(self._limits.retry_seconds)
                 raise Unavailable(f"cannot write {len(left)} rows of the journal: {self._writer.failure}")
             self._crowd = self._limits.flush_rows
 

@@ -80,6 +80,8 @@ Index(
     requests.c.request_id,
     requests.c.model_id,
     requests.c.deadline_at,
+    # Always NULL here; SQLite before 3.42 would look at the row just to see that.
+    requests.c.finished_at,
     sqlite_where=requests.c.finished_at.is_(None),
     postgresql_where=requests.c.finished_at.is_(None),
 )

@@ -92,9 +92,9 @@ def upgrade() -> None:
         sa.Column("first_byte_seconds", sa.Double(), nullable=True),
         sa.CheckConstraint("mode = 'sync' OR mode = 'async'", name=op.f("ck_requests_mode")),
         sa.CheckConstraint(
-            "outcome = 'succeeded' OR outcome = 'failed' OR "
-            "outcome = 'cancelled' OR outcome = 'expired' OR outcome = 'interrupted'",
-            name=op.f("ck_requests_outcome"),
+            "type = 'text2text' OR type = 'text2image' OR "
+            "type = 'image2text' OR type = 'image_processing' OR type = 'embedding'",
+            name=op.f("ck_requests_type"),
         ),
         sa.CheckConstraint(
             "status = 'pending' OR status = 'processing' OR status = 'complete' OR "
@@ -102,9 +102,9 @@ def upgrade() -> None:
             name=op.f("ck_requests_status"),
         ),
         sa.CheckConstraint(
-            "type = 'text2text' OR type = 'text2image' OR "
-            "type = 'image2text' OR type = 'image_processing' OR type = 'embedding'",
-            name=op.f("ck_requests_type"),
+            "outcome = 'succeeded' OR outcome = 'failed' OR "
+            "outcome = 'cancelled' OR outcome = 'expired' OR outcome = 'interrupted'",
+            name=op.f("ck_requests_outcome"),
         ),
         sa.CheckConstraint("priority BETWEEN 0 AND 100", name=op.f("ck_requests_priority")),
         sa.PrimaryKeyConstraint("request_id", name=op.f("pk_requests")),
@@ -114,7 +114,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_requests_open",
         "requests",
-        ["mode", "status", "priority", "created_at", "request_id", "model_id", "deadline_at"],
+        ["mode", "status", "priority", "created_at", "request_id", "model_id", "deadline_at", "finished_at"],
         sqlite_where=sa.text("finished_at IS NULL"),
         postgresql_where=sa.text("finished_at IS NULL"),
     )
