@@ -148,6 +148,32 @@ def test_idle_connections_are_reused_and_bounded(run: Run) -> None:
     run(scenario())
 
 
+def test_an_answer_nobody_asked_for_costs_the_connection(run: Run) -> None:
+    """Bytes that come on an idle connection never pass for the answer to the next request."""
+    idle = asyncio.Event()
+
+    async def chatty(peer: Peer) -> None:
+        await peer.request()
+        peer.write(OK)
+        await idle.wait()
+        peer.write(b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\n\r\n")
+        await peer.closed()
+
+    script, closed = watched(chatty)
+
+    async def scenario() -> None:
+        async with engine(script, answer_forever) as endpoint:
+            pool = Pool(endpoint, keepalive_seconds=60)
+            assert await fetch(pool) == b"ok"
+            idle.set()
+            await closed.wait()
+            assert pool.idle_connections == 0
+            assert await fetch(pool) == b"ok"
+            pool.close()
+
+    run(scenario())
+
+
 def test_unreachable(run: Run, tmp_path: Path) -> None:
     """A refused port, a missing socket and a full backlog are all `EngineUnreachable`, and name the endpoint."""
 
