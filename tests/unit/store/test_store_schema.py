@@ -133,3 +133,19 @@ def test_the_queue_is_read_from_its_index_alone(path: Path) -> None:
             assert "USING COVERING INDEX ix_requests_open" in plan
     assert "ORDER BY" not in plan
     database.close()
+
+
+def test_the_reference_names_every_column() -> None:
+    """docs/store.md has a paragraph for each table that names all of its columns."""
+    reference = Path(__file__).parents[3] / "docs" / "store.md"
+    paragraphs = re.split(r"^\*\*(\w+)\*\*", reference.read_text(), flags=re.MULTILINE)
+    named = {
+        table: set(re.findall(r"`(\w+)`", text)) for table, text in zip(paragraphs[1::2], paragraphs[2::2], strict=True)
+    }
+    missing = {
+        f"{table.name}.{column.name}"
+        for table in tables.metadata.sorted_tables
+        for column in table.columns
+        if column.name not in named.get(table.name, set())
+    }
+    assert not missing
