@@ -90,6 +90,7 @@ class RowKeeper:
             failures=replica.failures,
             retry_at=replica.retry_at,
             failure_reason=replica.failure_reason,
+            revive=replica.revive,
             phase=replica.phase,
             last_used_at=replica.last_used_at,
         )
@@ -115,4 +116,5 @@ def from_record(record: ReplicaRecord) -> Replica:
         failures=record.failures,
         retry_at=record.retry_at,
         failure_reason=record.failure_reason,
+        revive=record.revive,
     )

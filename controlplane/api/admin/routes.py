@@ -83,7 +83,10 @@ def admin_router(context: Context) -> APIRouter:
         """The journal, newest first; what waits has position, reason and expectation."""
         await context.store.flush()
         wanted = RequestFilter(query.model, query.status, query.outcome, query.client)
-        page = await context.store.requests(wanted, query.cursor, query.limit)
+        try:
+            page = await context.store.requests(wanted, query.cursor, query.limit)
+        except ValueError as exc:
+            raise rejections.invalid(f"cursor: {exc}; use next_cursor of the page before", "cursor") from exc
         return RequestsAnswer(
             requests=[request_view(record, outlook) for record in page.requests], next_cursor=page.next_cursor
         )
