@@ -106,6 +106,7 @@ class Loop:
         self._adopt(decided, now)
         self._parts.dispatcher.fill_all()
         await self._parts.rows.commit()
+        await self._fulfil_loads()
         self._refuse_hopeless()
         self._parts.actuator.reconcile(self._parts.rows.settled())
         self._parts.telemetry.steps.inc()
@@ -125,15 +126,20 @@ class Loop:
 
     def _welcome(self, fact: Ready, replica: Replica) -> None:
         self._world.connect(replica, fact.endpoint, fact.handle, Pool(fact.endpoint))
-        intent = self._world.intents.get(replica.model_id)
-        if intent is not None and intent.load_since is not None:
-            self._world.intents[replica.model_id] = replace(intent, load_since=None)
         entry = self._world.models.get(replica.model_id)
         if fact.took_seconds is None or entry is None:
             return
         entry.load = entry.load.learn(fact.took_seconds)
         peak = self._world.measured_mib.get(replica.replica_id, 0)
         self._parts.rows.learn_load(replica.model_id, entry.config_hash, LoadTier.COLD, fact.took_seconds, peak)
+
+    async def _fulfil_loads(self) -> None:
+        """An order to load is done once the model serves, also for the next life: else it would evict for ever."""
+        for model_id, intent in list(self._world.intents.items()):
+            if intent.load_since is not None and any(True for _ in self._world.serving(model_id)):
+                done = replace(intent, load_since=None)
+                self._world.intents[model_id] = done
+                await self._parts.store.set_intent(model_id, done)
 
     def _adopt(self, decided: Plan, now: float) -> None:
         """The plan takes effect in memory at once: a cordon must close the door before anything is written."""

@@ -155,7 +155,8 @@ class World:
     @property
     def room_is_wanted(self) -> bool:
         """Whether somebody waits for room, so that a replica falling idle is news."""
-        return bool(self.holds) or any(wait.kind is WaitKind.NO_ROOM for wait in self.waits.values())
+        ordered = any(intent.load_since is not None for intent in self.intents.values())
+        return bool(self.holds) or ordered or any(wait.kind is WaitKind.NO_ROOM for wait in self.waits.values())
 
     def _preference(self, entry: ModelEntry) -> tuple[bool, int, str]:
         ready = any(True for _ in self.serving(entry.spec.model_id))
