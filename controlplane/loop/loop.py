@@ -101,6 +101,8 @@ class Loop:
         """One pass; returns when to look again at the latest, on the loop's clock."""
         now = self._world.clock()
         self._learn(now)
+        # Slots go to the line before the plan: a replica that is about to work must not look idle.
+        self._parts.dispatcher.fill_all()
         self._parts.dispatcher.expire(now, self._parts.outlook.sentence_of_model)
         decided = plan(self._world.snapshot(), now)
         self._adopt(decided, now)
