@@ -135,13 +135,13 @@ class ModelFiles:
         _make_folder(self._models_dir)
 
         def on_wait(holder: str) -> None:
-            progress(Progress(name, "waiting", f"{holder} is fetching this model"))
+            progress(Progress(source.label, "waiting", f"{holder} is fetching this model"))
 
         async with file_lock(self._models_dir / f".{name}.lock", on_wait) as lock:
             if missing_parts(target):
-                work = _Work(name, target, self._models_dir / f".{name}.partial", python, lock, progress)
+                work = _Work(source.label, target, self._models_dir / f".{name}.partial", python, lock, progress)
                 await _fetch_into_place(work, source)
-        progress(Progress(name, "ready"))
+        progress(Progress(source.label, "ready"))
         return target
 
 
@@ -195,6 +195,10 @@ class _PackageFetch:
 
     entry: CatalogEntry
     scripts: Path
+
+    @property
+    def label(self) -> str:
+        return self.entry.name
 
     @property
     def environment(self) -> str:
@@ -252,6 +256,10 @@ class _HubFetch:
 
     hub: HubId
     catalog: Catalog
+
+    @property
+    def label(self) -> str:
+        return self.hub.text
 
     @property
     def environment(self) -> str:

@@ -181,7 +181,7 @@ async def test_a_hub_model_is_fetched_by_the_script(
     assert folder == models / "org--some-model" == resolve("org/some-model", models)
     assert (folder / "config.json").read_text() == "org/some-model"
     assert not (folder / ".cache").exists()
-    assert Progress("org--some-model", "fetching", "tokenizer.json (2)", 2, 3) in seen
+    assert Progress("org/some-model", "fetching", "tokenizer.json (2)", 2, 3) in seen
 
 
 async def test_a_hub_failure_says_what_to_do(tmp_path: Path, wheels: Path, tiny_environments: Environments) -> None:
@@ -189,7 +189,10 @@ async def test_a_hub_failure_says_what_to_do(tmp_path: Path, wheels: Path, tiny_
     catalog = replace(write_entry(tmp_path, "0" * 64), hub_script=shipped_catalog().hub_script)
     models = tmp_path / "models"
 
-    with pytest.raises(ModelFetchFailed, match=r"No module named 'huggingface_hub'; check the id and that this host"):
+    with pytest.raises(
+        ModelFetchFailed,
+        match=r"model org/some-model: .*No module named 'huggingface_hub'; check the id and that this host",
+    ):
         await ModelFiles(models, catalog, tiny_environments).fetch("org/some-model", lambda _: None)
     assert leftovers(models) == []
 
