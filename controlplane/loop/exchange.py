@@ -27,6 +27,7 @@ MAX_WHOLE_BYTES = 256 * 1024 * 1024
 _MAX_ERROR_BYTES = 64 * 1024
 _TAIL_BYTES = 8 * 1024
 _TAIL_CHUNKS = 16
+_END_MARK = b"data: [DONE]\n\n"
 _JOURNAL_START_AFTER_SECONDS = 0.2
 
 OnWait = Callable[[], Awaitable[None]]
@@ -115,7 +116,7 @@ class Exchange:
         if self._progress.first_byte_at is None:
             self._progress.first_byte_at = self._around.clock()
         self._tail.append(chunk)
-        return chunk
+        return self._without_false_end(chunk) if chunk.endswith(_END_MARK) else chunk
 
     async def whole(self) -> Answer:
         """The whole good answer. As nothing was delivered yet, a lost engine is tried again.
@@ -226,9 +227,17 @@ class Exchange:
             entry.answer = entry.answer.learn(now - lease.granted_at)
         self._around.dispatcher.release(lease)
 
+    def _without_false_end(self, chunk: bytes) -> bytes:
+        """Clients read nothing behind the end mark, so an answer that was broken off must not have one."""
+        self._verdict = self._verdict_of_tail()
+        return chunk if self._verdict.ending is Ending.COMPLETE else chunk.removesuffix(_END_MARK)
+
     def _judge_stream(self) -> None:
+        self._judge(self._verdict or self._verdict_of_tail())
+
+    def _verdict_of_tail(self) -> Verdict:
         tail = b"".join(self._tail)[-_TAIL_BYTES:]
-        self._judge(self.accepted.entry.adapter.verdict(tail, stream=True))
+        return self.accepted.entry.adapter.verdict(tail, stream=True)
 
     def _judge(self, verdict: Verdict) -> None:
         if verdict.prompt_tokens:
