@@ -69,7 +69,7 @@ class RecipeFile(BaseModel):
 
 @dataclass(frozen=True)
 class Recipe:
-    """A valid recipe with its lock read; `content` is the digest of both."""
+    """A valid recipe with its lock read; `content` is the digest of both, comments of the recipe left out."""
 
     settings: RecipeFile
     lock: Path | None
@@ -95,7 +95,7 @@ def load_recipe(path: Path) -> Recipe:
     settings = parse_toml(path, text, RecipeFile)
     lock = path.parent / settings.lock if settings.lock else None
     locked = read_text(lock) if lock else ""
-    content = hashlib.sha256(f"{text}\0{locked}".encode()).hexdigest()
+    content = hashlib.sha256(f"{settings.model_dump_json()}\0{locked}".encode()).hexdigest()
     return Recipe(settings, lock, len(re.findall(r"^[A-Za-z0-9]\S*==", locked, re.MULTILINE)), content)
 
 

@@ -320,13 +320,14 @@ def test_wrong_recipes_are_refused(tmp_path: Path, text: str, said: str) -> None
 
 
 def test_a_changed_lock_is_another_environment(tmp_path: Path) -> None:
-    """Claim: the folder's name follows recipe and lock, so that a change never lands in a folder in use."""
+    """Claim: the folder's name follows recipe and lock, not comments: no change lands in a folder in use."""
     interpreter = find_interpreter(">=3.11")
     assert interpreter is not None
     names = set()
     for lock in ("a==1 --hash=sha256:00\n", "a==2 --hash=sha256:00\n"):
         names.add(folder_name(load_recipe(write_recipe(tmp_path, 'check = "pass"', lock)), interpreter))
     names.add(folder_name(load_recipe(write_recipe(tmp_path, 'check = "1"', lock)), interpreter))
+    names.add(folder_name(load_recipe(write_recipe(tmp_path, '# why\ncheck = "1"', lock)), interpreter))
 
     assert len(names) == 3
 
