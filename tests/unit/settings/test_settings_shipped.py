@@ -49,7 +49,9 @@ def test_the_reference_names_every_key() -> None:
     assert all(described.values())
 
 
-@pytest.mark.parametrize("path", SERVICE_FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [*SERVICE_FILES, CONFIG / "demo/inference_manager.json"], ids=lambda path: f"{path.parent.name}-{path.stem}"
+)
 def test_every_shipped_configuration_is_valid(path: Path) -> None:
     """The shipped files load, agree with the shipped schemas, and point at them by the right path."""
     settings = load(path, {})
