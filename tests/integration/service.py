@@ -204,6 +204,15 @@ class Service:
 
         return await until(there, timeout, f"{replica_id} {state}")
 
+    async def kept(self, replica_id: str, state: str) -> None:
+        """Wait until this state of the replica is on disk: a call may be answered before."""
+
+        async def there() -> bool:
+            events = (await self.admin("events", limit=1000))["events"]
+            return any((e["subject"], e["kind"]) == (replica_id, f"replica.{state}") for e in events)
+
+        await until(there, what=f"{replica_id} {state} in the store")
+
     async def busy(self, model_id: str, *, running: int | None = None, waiting: int | None = None) -> Any:
         """Wait until so many requests run and wait for the model; its view."""
 

@@ -72,7 +72,7 @@ async def test_a_whole_answer_whose_engine_is_killed_is_tried_again(serve: Serve
 async def test_a_crash_in_the_middle_of_an_answer_takes_the_callers_beside_it_alone(
     serve: Serve, tmp_path: Path
 ) -> None:
-    """The engine kills itself at a token: every stream on it gets its own error, whole answers come from its next life."""
+    """The engine kills itself at a token: every stream gets an error, whole answers come from its next life."""
     script = {**SLOW, **fault("crash", token=8, request=1, only_first_start=True)}
     service = await serve(model("a", script=script, args=["--state-dir", str(tmp_path)]))
     client = service.openai()
