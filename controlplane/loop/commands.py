@@ -19,16 +19,17 @@ _LIVE = frozenset({ReplicaState.STARTING, ReplicaState.READY})
 
 
 class Commands:
-    """Orders about one model each. Raise RequestRejected, or StoreFailure when the order could not be kept."""
+    """Orders about one model each, by id, alias or type. Raise RequestRejected, or StoreFailure when the order could not be kept."""
 
     def __init__(self, world: World, store: Store, poke: Callable[[], None]) -> None:
         self._world = world
         self._store = store
         self._poke = poke
 
-    async def load(self, model_id: str) -> ModelEntry:
+    async def load(self, name: str) -> ModelEntry:
         """Get a replica ready, making room as for the most urgent request."""
-        entry = self._entry(model_id)
+        entry = self._entry(name)
+        model_id = entry.spec.model_id
         largest = max((device.budget_mib for device in self._world.devices.values()), default=0)
         if entry.spec.vram_mib > largest:
             raise rejections.never_fits(model_id, entry.spec.vram_mib, largest)
@@ -36,9 +37,10 @@ class Commands:
             await self._set(model_id, replace(self._intent(model_id), load_since=self._world.clock()), "model.load")
         return entry
 
-    async def unload(self, model_id: str) -> ModelEntry:
+    async def unload(self, name: str) -> ModelEntry:
         """Stop its replicas once their leases end. Requests that come later load it again."""
-        entry = self._entry(model_id)
+        entry = self._entry(name)
+        model_id = entry.spec.model_id
         if entry.spec.min_replicas > 0:
             raise self._refused(
                 f"{model_id} has min_replicas {entry.spec.min_replicas}, so it would start again; set it to 0"
@@ -52,9 +54,10 @@ class Commands:
         self._poke()
         return entry
 
-    async def pin(self, model_id: str, *, pinned: bool) -> ModelEntry:
+    async def pin(self, name: str, *, pinned: bool) -> ModelEntry:
         """Over what the file says, until changed again."""
-        entry = self._entry(model_id)
+        entry = self._entry(name)
+        model_id = entry.spec.model_id
         kind = "model.pin" if pinned else "model.unpin"
         await self._set(model_id, replace(self._intent(model_id), pinned=pinned), kind)
         return entry
@@ -63,10 +66,10 @@ class Commands:
         pinned = self._intent(entry.spec.model_id).pinned
         return entry.spec.pinned if pinned is None else pinned
 
-    def _entry(self, model_id: str) -> ModelEntry:
-        entry = self._world.resolve(model_id)
-        if entry is None or entry.spec.model_id != model_id:
-            raise rejections.unknown_model(model_id, sorted(self._world.models))
+    def _entry(self, name: str) -> ModelEntry:
+        entry = self._world.resolve(name)
+        if entry is None:
+            raise rejections.unknown_model(name, self._world.names())
         return entry
 
     def _intent(self, model_id: str) -> Intent:

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapters.base import ModelLaunch, Target
+from adapters.base import Target
 from adapters.errors import LaunchError
 from controlplane.core.model import Replica
 from controlplane.errors import ConfigError
@@ -28,17 +28,8 @@ class LaunchBook:
     async def order(self, replica: Replica, entry: ModelEntry, device: DeviceReading, say: Say) -> ReplicaOrder:
         """Raises LaunchError when it can never run so, RuntimeFailure when another try may succeed."""
         settings = entry.settings
-        model = ModelLaunch(
-            model_id=settings.model_id,
-            aliases=settings.aliases,
-            types=tuple(kind.value for kind in settings.types),
-            model_path=await self._folder(settings.model_path, say),
-            budget_mib=replica.reserved_mib,
-            max_concurrency=settings.max_concurrency,
-            args=settings.args,
-            env=settings.launch_env,
-            options={**self.options.get(settings.engine.value, {}), **settings.options},
-        )
+        folder = await self._folder(settings.model_path, say)
+        model = settings.launch(folder, replica.reserved_mib, self.options.get(settings.engine.value, {}))
         launch = entry.adapter.launch(model, Target(device.kind, device.index, device.total_mib))
         return ReplicaOrder(replica.replica_id, replica.generation, entry.config_hash, launch)
 
