@@ -13,10 +13,12 @@ from adapters.vllm.footprint import MIB, Footprint
 
 Option = str | int | float | bool
 
-# What vLLM's processes take beside weights and KV cache on CPU: measured with SmolLM2-135M through start, a 2k prefill
-# and eight streams, as the sum of the processes' resident memory (1.4 GiB when shared pages are counted once).
-HOST_OVERHEAD_MIB = 1792
+# What vLLM's processes take beside weights and KV cache on CPU, shared pages counted once (PSS), with some air. Measured
+# with SmolLM2-135M through eight streams, a 2k prefill, grammars and logprobs (1520), and with all-MiniLM-L6-v2 (1146).
+HOST_OVERHEAD_MIB = 1664
+HOST_POOLING_OVERHEAD_MIB = 1280
 MIN_CACHE_MIB = 64
+MIN_POOLING_CACHE_MIB = 16  # encoders take none of it, but vLLM wants the size to be given
 _READY_TIMEOUT_SECONDS = 600.0  # vLLM's own limit for its engine process
 _STOP_GRACE_SECONDS = 15.0  # an idle vLLM leaves in under a second; workers get five from their parent
 _WIDTH_BYTES = {"float32": 4, "float": 4, "bfloat16": 2, "float16": 2, "half": 2}
@@ -88,7 +90,7 @@ def _refuse(model: ModelLaunch) -> None:
     unknown = sorted(set(model.types) - _TYPES)
     if unknown:
         raise LaunchError(f"vLLM does not serve {', '.join(unknown)}; it serves {', '.join(sorted(_TYPES))}")
-    if "embedding" in model.types and len(set(model.types)) > 1:
+    if _pools(model) and len(set(model.types)) > 1:
         raise LaunchError("one vLLM serves either embeddings or text; make two models of it")
 
 
@@ -98,7 +100,7 @@ def _common_flags(model: ModelLaunch) -> dict[str, Option]:
         "scheduling_policy": "priority",
         "disable_uvicorn_access_log": True,
     }
-    if "embedding" in model.types:
+    if _pools(model):
         flags["runner"] = "pooling"  # vLLM finds out by itself whether the architecture must be converted for it
     return flags
 
@@ -145,23 +147,29 @@ def _host_cache_mib(model: ModelLaunch, footprint: Footprint) -> int:
     """The KV cache that the budget leaves, or the size asked for; raises `LaunchError` when it cannot be had."""
     width_bytes = _WIDTH_BYTES.get(str(model.options.get("dtype", "float32")), footprint.stored_width_bytes)
     weights_mib = footprint.weights_mib(width_bytes)
+    overhead_mib = HOST_POOLING_OVERHEAD_MIB if _pools(model) else HOST_OVERHEAD_MIB
     asked_mib = _positive(model.options, "kv_cache_memory_mib")
-    cache_mib = asked_mib or _least_cache_mib(model.options, footprint, width_bytes)
-    least_mib = weights_mib + HOST_OVERHEAD_MIB + cache_mib
+    cache_mib = asked_mib or _least_cache_mib(model, footprint, width_bytes)
+    least_mib = weights_mib + overhead_mib + cache_mib
     if model.budget_mib < least_mib:
         raise LaunchError(
             f"a budget of {model.budget_mib} MiB is too small, {least_mib} MiB would do: {weights_mib} MiB of weights,"
-            f" {HOST_OVERHEAD_MIB} MiB for the engine and {cache_mib} MiB of KV cache"
+            f" {overhead_mib} MiB for the engine and {cache_mib} MiB of KV cache"
             + ("" if asked_mib else " for one full context (max_model_len makes that smaller)")
         )
-    return asked_mib or model.budget_mib - weights_mib - HOST_OVERHEAD_MIB
+    return asked_mib or model.budget_mib - weights_mib - overhead_mib
 
 
-def _least_cache_mib(options: Mapping[str, Option], footprint: Footprint, width_bytes: int) -> int:
-    tokens = options.get("max_model_len", footprint.context_tokens)
+def _least_cache_mib(model: ModelLaunch, footprint: Footprint, width_bytes: int) -> int:
+    least_mib = MIN_POOLING_CACHE_MIB if _pools(model) else MIN_CACHE_MIB
+    tokens = model.options.get("max_model_len", footprint.context_tokens)
     if not isinstance(tokens, int) or tokens <= 0:  # "auto": vLLM takes the length that fits
-        return MIN_CACHE_MIB
-    return max(MIN_CACHE_MIB, footprint.cache_mib(width_bytes, tokens) or 0)
+        return least_mib
+    return max(least_mib, footprint.cache_mib(width_bytes, tokens) or 0)
+
+
+def _pools(model: ModelLaunch) -> bool:
+    return "embedding" in model.types
 
 
 def _cuda_flags(model: ModelLaunch, target: Target, footprint: Footprint) -> dict[str, Option]:
