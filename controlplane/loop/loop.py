@@ -103,7 +103,7 @@ class Loop:
         self._learn(now)
         # Slots go to the line before the plan: a replica that is about to work must not look idle.
         self._parts.dispatcher.fill_all()
-        self._parts.dispatcher.expire(now, self._parts.outlook.sentence_of_model)
+        self._parts.dispatcher.expire(now, self._parts.outlook.sentence_of_wait)
         decided = plan(self._world.snapshot(), now)
         self._adopt(decided, now)
         self._parts.dispatcher.fill_all()

@@ -47,6 +47,13 @@ class Outlook:
         found = self.of_model(model_id)
         return found.sentence if found is not None else f"{model_id} is not configured"
 
+    def sentence_of_wait(self, model_id: str) -> str:
+        """Why the model's requests waited when it was planned last, even if nobody waits any more."""
+        wait = self._world.waits.get(model_id)
+        if wait is None:
+            return self.sentence_of_model(model_id)
+        return sentence(wait, self._standing(self._world.models[model_id], None))
+
     def state_of(self, model_id: str) -> str:
         """The best state any replica of it is in."""
         mine = [r for r in self._world.replicas.values() if r.model_id == model_id]
