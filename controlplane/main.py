@@ -86,7 +86,7 @@ async def _until_stopped(service: Service, server: Server, retention: Retention,
             await _cancelled(task)
         if not keep_engines and not signals.second.done():
             await _unless_insisted(_stop_engines(service), signals)
-        server.close()
+        server.close(at_once=signals.second.done())
         await serving
     await _let_go(service)
 

@@ -68,8 +68,10 @@ class Server:
     async def run(self) -> None:
         await self._uvicorn.serve(sockets=[self._socket])
 
-    def close(self) -> None:
-        """No new connections; `run` returns once those that are open have ended."""
+    def close(self, *, at_once: bool) -> None:
+        """No new connections; `run` returns once the calls under way have ended, or were cut off `at_once`."""
+        if at_once:
+            self._uvicorn.config.timeout_graceful_shutdown = 0
         self._uvicorn.should_exit = True
 
 
