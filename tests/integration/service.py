@@ -261,6 +261,7 @@ class Service:
     async def end(self) -> None:
         """What a test is over with: stop in order, then prove that nothing of ours is left."""
         try:
+            await self.hang_up()
             if self.process is not None and self.process.poll() is None:
                 code = await self.stop()
                 assert code == 0, self.log_path.read_text()[-4000:]
