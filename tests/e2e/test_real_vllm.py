@@ -51,7 +51,7 @@ AT_ONCE_SECONDS = 5.0
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def real(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
-    """A service that offers both shipped models and has started neither. A start takes half a minute, so all share it."""
+    """A service that offers both shipped models and has started neither; shared, for a start takes half a minute."""
     service = Service(tmp_path_factory.mktemp("real"))
     configure(service, shipped_models())
     await service.start()
