@@ -11,9 +11,10 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TextIO
 
@@ -21,6 +22,7 @@ import httpx
 import psutil
 from openai import AsyncOpenAI
 from rich.console import Console
+from rich.live import Live
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -111,8 +113,8 @@ async def ledger(admin: httpx.AsyncClient) -> None:
     out.print(table)
 
 
-async def stream(client: AsyncOpenAI, question: str, mark: str) -> tuple[str, float, float]:
-    """The answer with the seconds to its first token and to its end; prints tokens as they come."""
+async def stream(client: AsyncOpenAI, question: str, show: Callable[[str], None]) -> tuple[str, float, float]:
+    """The answer with the seconds to its first token and to its end; `show` gets each token as it comes."""
     began, first, text = time.monotonic(), 0.0, ""
     answer = await client.chat.completions.create(
         model=CHAT, messages=[{"role": "user", "content": question}], stream=True, temperature=0, max_tokens=40
@@ -122,33 +124,56 @@ async def stream(client: AsyncOpenAI, question: str, mark: str) -> tuple[str, fl
         if word:
             first = first or time.monotonic() - began
             text += word
-            out.print(f"[{mark}]{word}[/{mark}]", end="")
+            show(word)
     return text, first, time.monotonic() - began
+
+
+def say(word: str) -> None:
+    out.print(word, end="", style="bold green")
 
 
 async def first_answer(client: AsyncOpenAI, admin: httpx.AsyncClient, timings: Timings) -> None:
     out.rule(f"1. {QUESTION}")
     out.print(f"{CHAT} is not running; this request makes the service start it (the first time: install vLLM, too).")
     async with reasons(admin, CHAT):
-        text, first, _ = await stream(client, QUESTION, "bold green")
+        text, first, _ = await stream(client, QUESTION, say)
     out.print()
     if "Paris" not in text:
         raise SystemExit(f"expected Paris, got: {text}")
     timings.note("cold: request to first token", first)
-    _, first, whole = await stream(client, QUESTION, "green")
+    _, first, whole = await stream(client, QUESTION, say)
     out.print()
     timings.note("warm: request to first token", first)
     timings.note("warm: whole answer", whole)
 
 
 async def two_streams(client: AsyncOpenAI, timings: Timings) -> None:
-    out.rule("2. Two streams at once, their tokens as they come")
-    questions = (("Count from one to ten.", "cyan"), ("Name three colours.", "magenta"))
+    out.rule("2. Two streams at once")
+    questions = ("Count from one to ten.", "Name three colours.")
+    texts = dict.fromkeys(questions, "")
+    turns: list[str] = []
     began = time.monotonic()
-    results = await asyncio.gather(*(stream(client, question, mark) for question, mark in questions))
-    out.print()
+    with Live(console=out, refresh_per_second=10) as live:
+
+        async def one(question: str) -> float:
+            def show(word: str) -> None:
+                texts[question] += word
+                turns.append(question)
+                live.update(_side_by_side(texts))
+
+            return (await stream(client, question, show))[2]
+
+        alone = await asyncio.gather(*(one(question) for question in questions))
     timings.note("two streams together", time.monotonic() - began)
-    timings.note("two streams, one after the other would be about", sum(whole for _, _, whole in results))
+    timings.note("their times added up", sum(alone))
+    changes = sum(a != b for a, b in pairwise(turns))
+    out.print(f"{len(turns)} tokens came; the speaker changed {changes} times")
+
+
+def _side_by_side(texts: dict[str, str]) -> Table:
+    table = Table(*texts)
+    table.add_row(*texts.values())
+    return table
 
 
 async def swap(client: AsyncOpenAI, admin: httpx.AsyncClient, timings: Timings) -> None:
@@ -164,7 +189,8 @@ async def swap(client: AsyncOpenAI, admin: httpx.AsyncClient, timings: Timings) 
     events = (await admin.get("/admin/events")).json()["events"]
     for event in events[-6:]:
         why = " ".join(f"{key}={value}" for key, value in event["detail"].items() if key in {"reason", "for"} and value)
-        out.print(f"  [dim]{time.strftime('%H:%M:%S', time.localtime(event['at']))}[/dim] {event['subject']} {event['kind']} {why}")
+        at = time.strftime("%H:%M:%S", time.localtime(event["at"]))
+        out.print(f"  [dim]{at}[/dim] {event['subject']} {event['kind']} {why}")
 
 
 def _cosine(a: list[float], b: list[float]) -> float:
