@@ -13,7 +13,7 @@ from adapters.vllm.footprint import MIB, Footprint
 
 Option = str | int | float | bool
 
-# What vLLM's processes take beside weights and KV cache on CPU, shared pages counted once (PSS), with some air. Measured
+# What vLLM takes beside weights and KV cache on CPU, shared pages counted once (PSS), with some air. It was measured
 # with SmolLM2-135M through eight streams, a 2k prefill, grammars and logprobs (1520), and with all-MiniLM-L6-v2 (1146).
 HOST_OVERHEAD_MIB = 1664
 HOST_POOLING_OVERHEAD_MIB = 1280
