@@ -20,8 +20,10 @@ demo: setup
 serve: setup
 	$(BIN)/inferctl serve --config config/inference_manager.json --host 127.0.0.1 --port 8000
 
+# The parts first, side by side; then what starts processes and engines, one at a time.
 test: setup
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 tests/unit tests/property
+	$(BIN)/pytest tests/contract tests/integration tests/e2e
 
 check: setup
 	$(BIN)/ruff format --check .
