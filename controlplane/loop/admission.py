@@ -5,9 +5,10 @@ exchange that ends in exactly one outcome.
 """
 
 import asyncio
-import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from random import getrandbits
+from typing import NamedTuple
 
 from adapters.base import Call
 from controlplane.core.model import InferenceType, ReplicaState, RequestHead
@@ -20,8 +21,7 @@ from controlplane.loop.world import ModelEntry, World
 from controlplane.store.records import RequestAccepted
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(NamedTuple):
     """A call at the door. `types` are the kinds the path is for; empty means any the engine serves.
 
     `body_for` returns the body to pass on, given the name the engine knows the
@@ -31,7 +31,7 @@ class Ask:
     method: str
     path: str
     model: str
-    types: frozenset[InferenceType]
+    types: tuple[InferenceType, ...]
     body_for: Callable[[str | None], bytes]
     content_type: bytes
     stream: bool
@@ -107,7 +107,7 @@ class Admission:
 
     def _check(self, entry: ModelEntry, ask: Ask) -> None:
         spec = entry.spec
-        if ask.types and ask.types.isdisjoint(spec.types):
+        if _kind(spec.types, ask.types) is None:
             wanted, does = _words(ask.types), _words(spec.types)
             raise rejections.invalid(f"{ask.path} is for {wanted}; {spec.model_id} does {does}", "model", "wrong_type")
         if not entry.adapter.serves(ask.path):
@@ -138,7 +138,7 @@ class Admission:
     def _accept(self, entry: ModelEntry, ask: Ask) -> Exchange:
         now, spec = self._world.clock(), entry.spec
         # Growing with time: rows with random keys cost the journal a third more.
-        request_id = f"req_{int(now * 1000):011x}{secrets.token_hex(8)}"
+        request_id = f"req_{int(now * 1000):011x}{getrandbits(64):016x}"
         priority = spec.priority if ask.priority is None else ask.priority
         deadline_at = now + (ask.deadline_seconds or self._rules.default_deadline_seconds)
         known = ask.model == spec.model_id or ask.model in entry.settings.aliases
@@ -151,7 +151,7 @@ class Admission:
             priority=priority,
             stream=ask.stream,
         )
-        kind = next((t for t in spec.types if t in ask.types), spec.types[0])
+        kind = _kind(spec.types, ask.types) or spec.types[0]
         journal = RequestAccepted(
             request_id, ask.path, kind, spec.model_id, priority, now, ask.client, ask.stream, deadline_at
         )
@@ -171,5 +171,15 @@ class Admission:
             self._empty.set()
 
 
-def _words(types: "frozenset[InferenceType] | tuple[InferenceType, ...]") -> str:
+def _kind(does: tuple[InferenceType, ...], wanted: tuple[InferenceType, ...]) -> InferenceType | None:
+    """The first kind a model does that the path is for."""
+    if not wanted:
+        return does[0]
+    for kind in does:
+        if kind in wanted:
+            return kind
+    return None
+
+
+def _words(types: tuple[InferenceType, ...]) -> str:
     return " or ".join(sorted(kind.value for kind in types))

@@ -8,6 +8,8 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
 
 from adapters.base import Call, Ending, Verdict
 from adapters.errors import EngineDied, EngineError, EngineUnreachable
@@ -16,6 +18,7 @@ from controlplane.core.model import InferenceType, Outcome, RequestHead
 from controlplane.errors import RequestRejected
 from controlplane.loop import rejections
 from controlplane.loop.dispatcher import Dispatcher, Lease
+from controlplane.loop.lingering import Lingering
 from controlplane.loop.telemetry import ModelCounters
 from controlplane.loop.world import ModelEntry
 from controlplane.ports import Clock
@@ -33,8 +36,7 @@ _JOURNAL_START_AFTER_SECONDS = 0.2
 OnWait = Callable[[], Awaitable[None]]
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(NamedTuple):
     """A call that passed the door."""
 
     call: Call
@@ -52,10 +54,10 @@ class Surroundings:
     store: Store
     clock: Clock
     wait_tick_seconds: float
+    lingering: Lingering = field(default_factory=partial(Lingering, _JOURNAL_START_AFTER_SECONDS))
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """An engine's whole answer."""
 
     status: int
@@ -89,7 +91,6 @@ class Exchange:
         self._lease: Lease | None = None
         self._response: Response | None = None
         self._tail: deque[bytes] = deque(maxlen=_TAIL_CHUNKS)
-        self._late: asyncio.TimerHandle | None = None
         self._verdict: Verdict | None = None
         self._closed = False
         self._ended = ended
@@ -141,8 +142,7 @@ class Exchange:
         if self._closed:
             return
         self._closed = True
-        if self._late is not None:
-            self._late.cancel()
+        self._around.lingering.leave(self)
         if self._response is not None:
             self._response.close()
         if self._lease is not None:
@@ -165,8 +165,7 @@ class Exchange:
         self._lease = lease
         if self._progress.granted_at is None:
             self._progress.granted_at = lease.granted_at
-            loop = asyncio.get_running_loop()
-            self._late = loop.call_later(_JOURNAL_START_AFTER_SECONDS, self._journal_start, lease)
+            self._around.lingering.enter(self, partial(self._journal_start, lease))
         return lease
 
     async def _stand_in_line(self, on_wait: OnWait | None) -> Lease:

@@ -15,15 +15,18 @@ from controlplane.core.model import InferenceType, Outcome
 from controlplane.errors import RequestRejected
 from controlplane.loop.admission import Admission, Ask
 from controlplane.loop.exchange import Exchange
+from controlplane.loop.lingering import Lingering
 from controlplane.loop.outlook import Outlook
 
 _CLIENT_CLOSED_REQUEST = 499
-_TEXT = frozenset({InferenceType.TEXT2TEXT, InferenceType.IMAGE2TEXT})
-_EMBEDDING = frozenset({InferenceType.EMBEDDING})
-_ANY: frozenset[InferenceType] = frozenset()
+# Nobody gains from hearing sooner that a caller left, and most calls are over by then.
+_WATCH_AFTER_SECONDS = 0.1
+_TEXT = (InferenceType.TEXT2TEXT, InferenceType.IMAGE2TEXT)
+_EMBEDDING = (InferenceType.EMBEDDING,)
+_ANY: tuple[InferenceType, ...] = ()
 
 # Which kinds of model each path is for. Whether a model's engine really has the path is the adapter's knowledge.
-ENGINE_PATHS: Mapping[str, frozenset[InferenceType]] = {
+ENGINE_PATHS: Mapping[str, tuple[InferenceType, ...]] = {
     "/v1/chat/completions": _TEXT,
     "/v1/completions": _TEXT,
     "/v1/responses": _TEXT,
@@ -43,17 +46,21 @@ ENGINE_PATHS: Mapping[str, frozenset[InferenceType]] = {
 
 
 class _Watch:
-    """Listens for the caller leaving; then the task that serves it is cancelled."""
+    """From `begin` on listens for the caller leaving; then the task that serves it is cancelled."""
 
     def __init__(self, receive: Receive, reply: Reply) -> None:
         self.gone = False
         self._receive = receive
         self._reply = reply
         self._served = asyncio.current_task()
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
         self._task = asyncio.create_task(self._listen())
 
     def stop(self) -> None:
-        self._task.cancel()
+        if self._task is not None:
+            self._task.cancel()
 
     async def _listen(self) -> None:
         message: Message = {"type": ""}
@@ -72,6 +79,7 @@ class EngineCalls:
         self._admission = admission
         self._outlook = outlook
         self._max_body_bytes = max_body_bytes
+        self._lingering = Lingering(_WATCH_AFTER_SECONDS)
 
     async def __call__(self, path: str, headers: Mapping[bytes, bytes], receive: Receive, send: Send) -> None:
         try:
@@ -100,6 +108,7 @@ class EngineCalls:
     async def _serve(self, exchange: Exchange, receive: Receive, send: Send) -> None:
         reply = Reply(send, exchange.accepted.head.request_id)
         watch = _Watch(receive, reply)
+        self._lingering.enter(watch, watch.begin)
         try:
             if exchange.accepted.call.stream:
                 await self._stream(exchange, reply)
@@ -114,6 +123,7 @@ class EngineCalls:
             exchange.close(Outcome.CANCELLED, status=_CLIENT_CLOSED_REQUEST)
             _forgive_cancellation()
         finally:
+            self._lingering.leave(watch)
             watch.stop()
             # Only reached open when the server itself is being ended.
             exchange.close(Outcome.INTERRUPTED, status=503)
