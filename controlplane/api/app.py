@@ -25,6 +25,8 @@ from controlplane.settings import Scope
 _OPEN_PATHS = frozenset({"/health", "/ready"})
 _ADMIN_PREFIXES = ("/admin", "/metrics", "/docs", "/openapi.json")
 
+_SEEN_BY_PAGES = ("x-request-id", "retry-after", "x-should-retry")
+
 Asgi = Callable[[Any, Receive, Send], Awaitable[None]]
 
 
@@ -32,8 +34,6 @@ def application(context: Context) -> Asgi:
     """The whole service as one ASGI application."""
     calls = EngineCalls(context.keyring, context.admission, context.outlook, context.max_body_bytes)
     rest: Asgi = _framework(context)
-    if context.cors_origins:
-        rest = CORSMiddleware(rest, list(context.cors_origins), allow_methods=("*",), allow_headers=("*",))
 
     async def app(scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in ENGINE_PATHS:
@@ -41,7 +41,12 @@ def application(context: Context) -> Asgi:
         else:
             await rest(scope, receive, send)
 
-    return app
+    return _with_cors(app, context.cors_origins) if context.cors_origins else app
+
+
+def _with_cors(app: Asgi, origins: tuple[str, ...]) -> Asgi:
+    """Around everything, engine calls included: a browser withholds any answer that does not name its origin."""
+    return CORSMiddleware(app, list(origins), allow_methods=("*",), allow_headers=("*",), expose_headers=_SEEN_BY_PAGES)
 
 
 def _framework(context: Context) -> FastAPI:
@@ -98,6 +103,12 @@ async def _on_invalid(_: Request, exc: Exception) -> Response:
 async def _on_http(request: Request, exc: Exception) -> Response:
     if not isinstance(exc, HTTPException):
         raise exc
-    message = f"{request.method} {request.url.path}: {exc.detail}"
-    kind = "not_found_error" if exc.status_code == 404 else "invalid_request_error"
-    return _response(RequestRejected(NormalError(exc.status_code, message, kind)))
+    status, detail, extra = exc.status_code, exc.detail, dict(exc.headers or {})
+    if request.url.path in ENGINE_PATHS:
+        # Routed apart from the framework, so that it knows nothing of them.
+        status, detail, extra = 405, "Method Not Allowed; use POST", {"allow": "POST"}
+    message = f"{request.method} {request.url.path}: {detail}"
+    kind = "not_found_error" if status == 404 else "invalid_request_error"
+    response = _response(RequestRejected(NormalError(status, message, kind)))
+    response.headers.update(extra)
+    return response

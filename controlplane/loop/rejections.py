@@ -7,6 +7,7 @@ from controlplane.errors import RequestRejected
 
 _INVALID = "invalid_request_error"
 _SERVER = "server_error"
+_LONGEST_NAME = 128
 
 
 def invalid(message: str, param: str | None = None, code: str | None = None, status: int = 400) -> RequestRejected:
@@ -15,6 +16,8 @@ def invalid(message: str, param: str | None = None, code: str | None = None, sta
 
 
 def unknown_model(name: str, known: list[str]) -> RequestRejected:
+    # Finding close matches takes time that grows with the name, and no model's name is longer than 96.
+    name = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
     close = get_close_matches(name, known, 1)
     hint = f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(known[:20]) or 'none'}"
     return RequestRejected(
