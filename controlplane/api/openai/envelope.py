@@ -30,8 +30,18 @@ class Envelope:
     deadline_seconds: float | None
 
     def body_for(self, served_name: str | None) -> bytes:
-        """The body for the engine; written anew only when it knows the model by another name."""
-        return self.raw if served_name is None else orjson.dumps({**self.fields, "model": served_name})
+        """The body for the engine; written anew only when it knows the model by another name.
+
+        Raises RequestRejected when it cannot be written anew.
+        """
+        if served_name is None:
+            return self.raw
+        try:
+            return orjson.dumps({**self.fields, "model": served_name})
+        except orjson.JSONEncodeError as exc:
+            # Its writer gives up at a lesser depth than its reader.
+            message = "the body is nested too deep for a model named by its type; flatten it or name the model's id"
+            raise rejections.invalid(message, None, "invalid_json") from exc
 
 
 def read_envelope(headers: Mapping[bytes, bytes], body: bytes) -> Envelope:
