@@ -20,7 +20,7 @@ from controlplane.ports import ReplicaOrder
 from controlplane.runtime.process_files import Leader, ReplicaFiles
 from controlplane.runtime.process_label import label_of, to_environment
 from controlplane.runtime.process_log import ReplicaLog
-from controlplane.runtime.process_tree import start_time
+from controlplane.runtime.process_tree import start_time, wait_until_it_shows_its_label
 
 _TOKEN = re.compile(r"\{(python|uds|host|port)\}")
 
@@ -65,6 +65,7 @@ def launch(order: ReplicaOrder, place: Place, store_id: str, base_env: Mapping[s
         with _killed_on_failure(pid):
             started = start_time(pid)
             assert started is not None, "an unreaped child has an entry in /proc"
+            wait_until_it_shows_its_label(pid)
             place.files.record(Leader(pid, started, order.generation))
             return Launched(pid, os.pidfd_open(pid))
 

@@ -5,6 +5,7 @@ labelled one is its ancestor. Reads only; blocking, so callers use a thread.
 """
 
 import os
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,10 @@ from controlplane.runtime.process_label import Label, Stranger, from_environment
 _PROC = Path("/proc")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _MIB = 1024 * 1024
+_KERNEL_THREAD = 0x00200000
+# The longest one look waits for processes in between; they take microseconds, or as long as a device needs to free.
+_SETTLE_SECONDS = 1.0
+_GLANCE_SECONDS = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +41,8 @@ class Tree:
 
 def find_trees(store_id: str) -> list[Tree]:
     """Every replica's tree that is alive now. A process forked while we look may be missed: look again to be sure."""
-    labels = {pid: from_environment(_read(pid, "environ"), store_id) for pid in _pids()}
+    deadline = time.monotonic() + _SETTLE_SECONDS
+    labels = {pid: from_environment(_environ(pid, deadline), store_id) for pid in _pids()}
     if not any(isinstance(label, Label) for label in labels.values()):
         return []
     processes = {pid: process for pid in labels if (process := read_process(pid)) is not None}
@@ -48,27 +54,23 @@ def find_trees(store_id: str) -> list[Tree]:
     return [Tree(label, tuple(found)) for label, found in members.values()]
 
 
-def is_labelled(pid: int, store_id: str, key: tuple[str, int]) -> bool:
-    label = from_environment(_read(pid, "environ"), store_id)
-    return isinstance(label, Label) and label.key == key
-
-
 def read_process(pid: int) -> Process | None:
     """None when it is gone, a zombie included: its memory is back, only its exit code is left."""
-    stat = _read(pid, "stat")
-    if not stat:
+    stat = _stat(pid)
+    if stat is None or stat.state in b"ZX":
         return None
-    # The second field, the name, may hold blanks and brackets: count from its last bracket.
-    fields = stat[stat.rindex(b")") + 2 :].split()
-    if fields[0] in b"ZX":
-        return None
-    return Process(pid=pid, started=int(fields[19]), parent=int(fields[1]), session=int(fields[3]))
+    return stat.process
 
 
 def start_time(pid: int) -> int | None:
     """Start in ticks since boot, of a zombie too; None when there is no such pid."""
-    stat = _read(pid, "stat")
-    return int(stat[stat.rindex(b")") + 2 :].split()[19]) if stat else None
+    stat = _stat(pid)
+    return None if stat is None else stat.process.started
+
+
+def wait_until_it_shows_its_label(pid: int) -> None:
+    """Return once a process just started can be found by others, or is gone."""
+    _environ(pid, time.monotonic() + _SETTLE_SECONDS)
 
 
 def memory_mib(trees: Iterable[Tree]) -> dict[str, int]:
@@ -105,6 +107,49 @@ def _memory_bytes(pid: int) -> int:
 
 def _pids() -> list[int]:
     return [int(entry.name) for entry in _PROC.iterdir() if entry.name.isdecimal()]
+
+
+def _environ(pid: int, deadline: float) -> bytes:
+    """Its environment; empty when it has none, or is another user's and so none of ours.
+
+    For a moment, while it changes its program and again while it exits, a process shows none at all. Taken for a
+    stranger then, an engine just started would be overlooked, and one that still frees its GPU be called gone.
+    """
+    while True:
+        try:
+            environ = (_PROC / str(pid) / "environ").read_bytes()
+        except PermissionError:
+            return b""
+        except (FileNotFoundError, ProcessLookupError):
+            environ = b""
+        if environ or not _is_in_between(pid) or time.monotonic() > deadline:
+            return environ
+        time.sleep(_GLANCE_SECONDS)
+
+
+def _is_in_between(pid: int) -> bool:
+    stat = _stat(pid)
+    return stat is not None and stat.is_in_between
+
+
+@dataclass(frozen=True, slots=True)
+class _Stat:
+    """What /proc/PID/stat says."""
+
+    process: Process
+    state: bytes
+    is_in_between: bool
+
+
+def _stat(pid: int) -> _Stat | None:
+    stat = _read(pid, "stat")
+    if not stat:
+        return None
+    # The second field, the name, may hold blanks and brackets: count from its last bracket.
+    fields = stat[stat.rindex(b")") + 2 :].split()
+    process = Process(pid=pid, started=int(fields[19]), parent=int(fields[1]), session=int(fields[3]))
+    has_no_environment_yet_or_any_more = int(fields[48]) == 0 and not int(fields[6]) & _KERNEL_THREAD
+    return _Stat(process, fields[0], has_no_environment_yet_or_any_more and fields[0] not in b"ZX")
 
 
 def _read(pid: int, name: str) -> bytes:
