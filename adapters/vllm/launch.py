@@ -48,6 +48,7 @@ _ENV = {
     "VLLM_DISABLE_LOG_LOGO": "1",
     "VLLM_LOGGING_COLOR": "0",
     "PYTHONUNBUFFERED": "1",
+    "VLLM_API_KEY": "",  # one that is set for another vLLM on this host would lock us out
     # Above the time that our own connections stay idle, so that never both ends let go of one at once.
     "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "30",
 }

