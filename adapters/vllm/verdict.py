@@ -16,6 +16,7 @@ from adapters.vllm.errors import public_message
 _FINISH = b'"finish_reason":"'
 _USAGE = b'"usage":{'
 _LAST_EVENTS = 3  # final choice, usage, and whatever stands after them
+_LAST_LINES = 12  # enough for so many events, with their names and the empty lines between
 _CLOSING_TYPES = frozenset({"response.completed", "response.incomplete", "message_stop"})
 
 _ENDING_OF_REASON = {"abort": Ending.ABORTED, "error": Ending.ERROR, "repetition": Ending.ERROR}
@@ -39,8 +40,7 @@ def judge(tail: bytes, *, stream: bool) -> Verdict:
 
 
 def _judge_stream(tail: bytes) -> Verdict:
-    events = [line[5:].strip() for line in tail.splitlines() if line.startswith(b"data:")]
-    events.reverse()
+    events = _last_events(tail)
     done = bool(events) and events[0] == b"[DONE]"
     parsed = list(_closing_events(events[1:] if done else events))
     closing = _combine(parsed)
@@ -49,13 +49,24 @@ def _judge_stream(tail: bytes) -> Verdict:
     return _verdict(closing if closing.usage or events else _Closing(usage=_cut_usage(tail)))
 
 
+def _last_events(tail: bytes) -> list[bytes]:
+    """The data of the events that can matter, last first: a few, or all where one further back tells of an end."""
+    head, *lines = tail.rsplit(b"\n", _LAST_LINES)
+    events = [line[5:].strip() for line in reversed(lines) if line.startswith(b"data:")]
+    if len(events) > _LAST_EVENTS and _FINISH not in head:
+        return events
+    return [line[5:].strip() for line in reversed(tail.splitlines()) if line.startswith(b"data:")]
+
+
 def _closing_events(events: Sequence[bytes]) -> Iterator[Fields]:
     """The events that can say how it ended, last first."""
+    wanted = _LAST_EVENTS
     for place, event in enumerate(events):
-        if place < _LAST_EVENTS or _FINISH in event:
+        if place < wanted or _FINISH in event:
             fields = _object(event)
             if fields is not None:
                 yield fields
+                wanted = 0 if fields.get("choices") else wanted  # nothing follows the choices but what we have seen
 
 
 def _is_closed(tail: bytes, events: Sequence[bytes]) -> bool:
