@@ -19,7 +19,10 @@ _LIVE = frozenset({ReplicaState.STARTING, ReplicaState.READY})
 
 
 class Commands:
-    """Orders about one model each, by id, alias or type. Raise RequestRejected, or StoreFailure when the order could not be kept."""
+    """Orders about one model each, by id, alias or type.
+
+    Raise RequestRejected, or StoreFailure when the order could not be kept.
+    """
 
     def __init__(self, world: World, store: Store, poke: Callable[[], None]) -> None:
         self._world = world

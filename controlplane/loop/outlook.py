@@ -119,6 +119,9 @@ class Outlook:
             return f"{model_id} failed: {failed.failure_reason}"
         if state == ReplicaState.READY:
             return f"{model_id} is ready and nobody waits"
+        starting = next((r for r in self._replicas(entry) if r.state is ReplicaState.STARTING), None)
+        if starting is not None:
+            return f"{model_id} is starting" + (f" ({starting.phase})" if starting.phase else "") + " and nobody waits"
         return f"{model_id} is {state}; a request starts it"
 
 

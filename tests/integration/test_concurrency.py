@@ -38,7 +38,7 @@ async def test_two_hundred_streams_reach_their_own_callers(serve: Serve) -> None
 
 
 async def test_those_who_wait_together_are_served_by_priority(serve: Serve) -> None:
-    """By X-Priority, by the body's priority and by service_tier; among equals first come, first served."""
+    """By X-Priority and by service_tier; among equals first come, first served."""
     service = await serve(model("a", slots=1, script=SLOW), scheduling={"ageing_seconds_per_point": 1000})
     client = service.openai()
     blocker = await begin(client, "a", "block", 2000)
