@@ -38,12 +38,13 @@ class ConnectionOwner(Protocol):
 class Response:
     """The engine's answer to one request. One reader at a time; `close()` it, or use it in a `with`."""
 
-    __slots__ = ("_chunks", "_connection", "_ended", "_error", "_size", "_waiter", "headers", "status")
+    __slots__ = ("_chunks", "_connection", "_ended", "_error", "_loop", "_size", "_waiter", "headers", "status")
 
     def __init__(self, connection: Connection) -> None:
         self.status = 0
         self.headers: list[Header] = []  # names in lower case, in the engine's order
         self._connection: Connection | None = connection
+        self._loop = connection.loop
         self._chunks: list[bytes] = []
         self._size = 0
         self._ended = False
@@ -141,18 +142,15 @@ class Response:
         self.wake()
 
     def wake(self) -> None:
-        waiter = self._waiter
+        waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    async def _change(self) -> None:
-        if self._waiter is not None:
+    def _change(self) -> asyncio.Future[None]:
+        if self._waiter is not None and not self._waiter.done():
             raise RuntimeError("a response has one reader at a time")
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        self._waiter = waiter = self._loop.create_future()
+        return waiter
 
 
 class Connection(asyncio.Protocol):
@@ -164,6 +162,7 @@ class Connection(asyncio.Protocol):
         self._parser = HttpResponseParser(self)
         self._response: Response | None = None
         self._paused = False
+        self.loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
         self._begin_exchange(bodiless=False)
 

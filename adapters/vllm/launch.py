@@ -26,7 +26,15 @@ _TYPES = frozenset({"text2text", "image2text", "embedding"})
 
 # Read here; the rest of the options are flags of vLLM's.
 _OURS = frozenset(
-    {"environment", "threads", "kv_cache_memory_mib", "wsl2_pin_memory", "ready_timeout_seconds", "stop_grace_seconds"}
+    {
+        "environment",
+        "threads",
+        "kv_cache_memory_mib",
+        "overhead_mib",
+        "wsl2_pin_memory",
+        "ready_timeout_seconds",
+        "stop_grace_seconds",
+    }
 )
 _REFUSED = {
     "model": "set model_path",
@@ -148,7 +156,8 @@ def _host_cache_mib(model: ModelLaunch, footprint: Footprint) -> int:
     """The KV cache that the budget leaves, or the size asked for; raises `LaunchError` when it cannot be had."""
     width_bytes = _WIDTH_BYTES.get(str(model.options.get("dtype", "float32")), footprint.stored_width_bytes)
     weights_mib = footprint.weights_mib(width_bytes)
-    overhead_mib = HOST_POOLING_OVERHEAD_MIB if _pools(model) else HOST_OVERHEAD_MIB
+    usual_mib = HOST_POOLING_OVERHEAD_MIB if _pools(model) else HOST_OVERHEAD_MIB
+    overhead_mib = _positive(model.options, "overhead_mib") or usual_mib
     asked_mib = _positive(model.options, "kv_cache_memory_mib")
     cache_mib = asked_mib or _least_cache_mib(model, footprint, width_bytes)
     least_mib = weights_mib + overhead_mib + cache_mib

@@ -92,6 +92,13 @@ def test_a_cache_size_that_was_asked_for_is_kept_and_checked() -> None:
         launch(options={"kv_cache_memory_mib": 9000})
 
 
+def test_what_the_engine_itself_takes_can_be_corrected() -> None:
+    """Another build of torch or a larger model needs more than was measured here; the cache gets that much less."""
+    planned = launch(options={"overhead_mib": HOST_OVERHEAD_MIB + 400})
+    assert cache_bytes(planned) == cache_bytes(launch()) - 400 * MIB
+    assert "--overhead-mib" not in planned.argv
+
+
 def test_models_without_a_known_cache_get_the_least_one() -> None:
     """An encoder's or a mixed layout's cache cannot be predicted: a small one must be left, not a whole context."""
     unknown = Footprint(1024, 0, 2, None, 8192)
