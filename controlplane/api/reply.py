@@ -36,8 +36,8 @@ class Reply:
         # x-accel-buffering: a proxy in front must not collect tokens.
         await self._begin(200, content_type, [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")])
 
-    async def chunk(self, body: bytes) -> None:
-        await self._send({"type": "http.response.body", "body": body, "more_body": True})
+    def chunk(self, body: bytes) -> Awaitable[None]:
+        return self._send({"type": "http.response.body", "body": body, "more_body": True})
 
     async def comment(self, text: str) -> None:
         """A line that SSE clients skip; begins the stream when nothing was sent yet."""
