@@ -189,9 +189,14 @@ def _cuda_flags(model: ModelLaunch, target: Target, footprint: Footprint) -> dic
         return {"kv_cache_memory_bytes": cache_mib * MIB}
     if model.budget_mib > target.total_mib:
         raise LaunchError(f"a budget of {model.budget_mib} MiB is more than the device's {target.total_mib} MiB")
-    # vLLM takes ceil(total * U) bytes: rounding U down keeps that within the budget.
-    utilization = math.floor(model.budget_mib / target.total_mib * 10_000) / 10_000
-    return {"gpu_memory_utilization": utilization}
+    return {"gpu_memory_utilization": _utilization(model.budget_mib, target.total_mib)}
+
+
+def _utilization(budget_mib: int, total_mib: int) -> float:
+    """The largest share in ten-thousandths of which vLLM's `ceil(total * share)` bytes are within the budget."""
+    steps = budget_mib * 10_000 // total_mib
+    exceeds = math.ceil(total_mib * MIB * (steps / 10_000)) > budget_mib * MIB  # by a byte, in floating point
+    return (steps - 1 if exceeds else steps) / 10_000
 
 
 def _check_cuda_weights(model: ModelLaunch, footprint: Footprint) -> None:

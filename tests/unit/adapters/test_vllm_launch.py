@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from adapters.base import Launch, ModelLaunch, Target
@@ -124,14 +124,15 @@ def test_several_workers_keep_vllms_own_executor() -> None:
 
 
 @given(total_mib=st.integers(2_000, 200_000), share=st.floats(0.01, 1.0))
+@example(total_mib=10_000, share=0.7737)  # 0.7737 of it is a byte too much, for floats
 def test_the_share_of_a_gpu_never_passes_the_budget(total_mib: int, share: float) -> None:
-    """vLLM takes ceil(total * U) bytes: never more than the budget, and less than 1/10000 of the device below it."""
+    """vLLM takes ceil(total * U) bytes: never more than the budget, and at most 2/10000 of the device below it."""
     budget_mib = int(total_mib * share)
     assume(budget_mib > SMOL.weights_mib(2) + MIN_CACHE_MIB)
     planned = launch(Target("cuda", 0, total_mib), budget_mib=budget_mib)
     utilization = float(flags(planned.argv)["--gpu-memory-utilization"] or "")
     assert math.ceil(total_mib * MIB * utilization) <= budget_mib * MIB
-    assert total_mib * utilization > budget_mib - total_mib / 10_000 - 1e-6
+    assert total_mib * utilization > budget_mib - 2 * total_mib / 10_000
 
 
 def test_the_command_line_on_a_gpu() -> None:
