@@ -95,9 +95,14 @@ async def lines_of(client: httpx.AsyncClient, body: dict[str, Any]) -> list[str]
         return [line async for line in response.aiter_lines()]
 
 
-def without_identity(lines: list[str]) -> list[str]:
-    """The stream without what differs between two answers of one engine: their ids and times."""
-    return [re.sub(r'"id":"[^"]*"|"created":\d+', "", line) for line in lines]
+def forms(lines: list[str]) -> list[str]:
+    """The distinct lines in order, without ids, times and texts: how many tokens share an event is the engine's mood."""
+    return list(dict.fromkeys(re.sub(r'"id":"[^"]*"|"created":\d+|"content":"[^"]*"', "", line) for line in lines))
+
+
+def text_of(lines: list[str]) -> str:
+    events = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: {")]
+    return "".join(event["choices"][0]["delta"].get("content") or "" for event in events)
 
 
 async def test_a_cold_stream_tells_what_it_waits_for_and_then_gives_the_engines_own_bytes(real: Service) -> None:
@@ -113,11 +118,12 @@ async def test_a_cold_stream_tells_what_it_waits_for_and_then_gives_the_engines_
     last_comment = max(place for place, line in enumerate(lines) if line.startswith(":"))
     wire = lines[last_comment + 2 :]
     assert not any(line.startswith("data:") for line in lines[:last_comment])
-    data = [line.removeprefix("data: ") for line in wire if line]
-    assert data[-1] == "[DONE]"
-    assert "Paris" in "".join(json.loads(each)["choices"][0]["delta"].get("content") or "" for each in data[:-1])
+    assert [line for line in wire if line][-1] == "data: [DONE]"
+    assert "Paris" in text_of(wire)
     async with engine_client(await real.replica(CHAT_REPLICA)) as engine:
-        assert without_identity(wire) == without_identity(await lines_of(engine, body))
+        direct = await lines_of(engine, body)
+    assert text_of(wire) == text_of(direct)
+    assert forms(wire) == forms(direct)
 
 
 async def test_the_official_sdk_streams_a_chat_answer(real: Service) -> None:
