@@ -96,7 +96,7 @@ async def lines_of(client: httpx.AsyncClient, body: dict[str, Any]) -> list[str]
 
 
 def forms(lines: list[str]) -> list[str]:
-    """The distinct lines in order, without ids, times and texts: how many tokens share an event is the engine's mood."""
+    """The distinct lines in order, less ids, times and texts; how many tokens share an event is a matter of timing."""
     return list(dict.fromkeys(re.sub(r'"id":"[^"]*"|"created":\d+|"content":"[^"]*"', "", line) for line in lines))
 
 
