@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import re
 import shutil
@@ -23,6 +24,8 @@ from adapters.endpoint import Endpoint
 
 _READY = "Application startup complete"
 _START_SECONDS = 240
+_LIBC = ctypes.CDLL(None)  # loaded here, for nothing may be loaded between fork and exec
+_PR_SET_PDEATHSIG = 1
 _ANSWER_SECONDS = 30
 
 
@@ -43,6 +46,7 @@ class EngineProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=_follow_parent,  # noqa: PLW1509
         )
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
@@ -96,6 +100,11 @@ class EngineProcess:
             if _READY in self.log[-1]:
                 self._settled.set()
         self._settled.set()
+
+
+def _follow_parent() -> None:
+    """Get SIGTERM when the test run dies without a word, so that no engine outlives it."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _fill(word: str, tokens: dict[str, str]) -> str:
