@@ -7,7 +7,7 @@ calls to one replica. It knows nothing of queues, replicas' rows or the store.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from adapters.endpoint import Endpoint
 
@@ -55,8 +55,7 @@ class Launch:
     stop_grace_seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """One call for an engine, as accepted at the door. `body` is passed on as it came."""
 
     method: str
@@ -92,8 +91,7 @@ class Ending(StrEnum):
     ERROR = "error"
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """Ending and token counts of a response; counts are None when it named none."""
 
     ending: Ending

@@ -5,7 +5,7 @@ searched from the right; only the last events are parsed, whatever the length of
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import orjson
 
@@ -25,8 +25,7 @@ _ENDING_OF_STATUS = {"cancelled": Ending.ABORTED, "failed": Ending.ERROR}
 Fields = Mapping[str, object]
 
 
-@dataclass(frozen=True, slots=True)
-class _Closing:
+class _Closing(NamedTuple):
     """What the last events or a body say: the first bad ending found, the last token counts."""
 
     ending: Ending = Ending.COMPLETE
@@ -90,12 +89,12 @@ def _judge_body(tail: bytes) -> Verdict:
 
 
 def _combine(parsed: Sequence[Fields]) -> _Closing:
-    usage = next((found for found in map(_usage, parsed) if found is not None), None)
+    usage: Fields | None = None
+    closing: _Closing | None = None
     for fields in parsed:
-        closing = _ending(fields)
-        if closing is not None:
-            return _Closing(closing.ending, closing.message, usage)
-    return _Closing(usage=usage)
+        usage = usage or _usage(fields)
+        closing = closing or _ending(fields)
+    return _Closing(usage=usage) if closing is None else closing._replace(usage=usage)
 
 
 def _ending(fields: Fields) -> _Closing | None:

@@ -5,8 +5,7 @@ Fields that only the engine understands are not looked at; it judges them.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -18,8 +17,7 @@ _TIERS = {"priority": 80, "fast": 80, "scale": 65, "flex": 20}
 _MAX_DEADLINE_SECONDS = 7 * 24 * 3600.0
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(NamedTuple):
     """The parts of a call that decide where it goes; `raw` is passed on untouched."""
 
     raw: bytes
