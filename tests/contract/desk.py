@@ -65,6 +65,8 @@ class Desk:
         """The next process of this replica in this role, once it has dialled in."""
         async with asyncio.timeout(PATIENCE_SECONDS):
             while True:
+                # One that hung up was an earlier life's.
+                self._waiting = [visitor for visitor in self._waiting if not visitor.reader.at_eof()]
                 for visitor in self._waiting:
                     if (visitor.replica_id, visitor.role) == (replica_id, role):
                         self._waiting.remove(visitor)
