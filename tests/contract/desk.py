@@ -54,6 +54,9 @@ class Desk:
     async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         assert self._server is not None
         self._server.close()
+        for _ in range(3):
+            # Whoever was being let in when the door closed gets a writer first, so that it is closed as well.
+            await asyncio.sleep(0)
         for writer in self._writers:
             writer.close()
         for task in self._welcomes:
