@@ -1,13 +1,11 @@
 """A running service per test, made by a factory, and the proof at the end that it left nothing behind."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from service import Service
-
-Serve = Callable[..., Awaitable[Service]]
+from service import Serve, Service
 
 
 @pytest.fixture

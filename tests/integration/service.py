@@ -278,5 +278,9 @@ class Service:
             process.kill()
 
 
+Serve = Callable[..., Awaitable[Service]]
+"""The fixture `serve`: entries and sections of a configuration to a running service."""
+
+
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]

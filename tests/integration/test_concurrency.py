@@ -7,8 +7,7 @@ from typing import Any
 import openai
 import pytest
 from chats import ask, begin, later, raw_stream
-from conftest import Serve
-from service import Service, model, until
+from service import Serve, Service, model, until
 
 SLOW = {"tokens_per_second": 20}
 CLIENTS = 200

@@ -11,8 +11,7 @@ from typing import Any
 import openai
 import pytest
 from chats import ask, begin, later, raw_stream, streamed
-from conftest import Serve
-from service import Service, model, until
+from service import Serve, Service, model, until
 
 SLOW = {"tokens_per_second": 20}
 

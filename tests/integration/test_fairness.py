@@ -6,9 +6,8 @@ import json
 import openai
 import pytest
 from chats import ask, begin, later
-from conftest import Serve
 from openai import AsyncOpenAI
-from service import Service, model, until
+from service import Serve, Service, model, until
 
 SCRIPT = {"tokens_per_second": 50, "memory_mib": 20}
 

@@ -6,8 +6,7 @@ import re
 from typing import Any
 
 import httpx
-from conftest import Serve
-from service import Service, model
+from service import Serve, Service, model
 
 TOKENS = 5
 # Slow enough for the caller to ask the engine about each token before it makes the next.

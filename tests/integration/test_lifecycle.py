@@ -7,8 +7,7 @@ import time
 import openai
 import pytest
 from chats import ask, begin, later
-from conftest import Serve
-from service import model, until
+from service import Serve, model, until
 
 SLOW = {"tokens_per_second": 20}
 

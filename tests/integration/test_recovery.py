@@ -7,8 +7,7 @@ import time
 import openai
 import pytest
 from chats import ask, begin, later, streamed
-from conftest import Serve
-from service import Service, model, until
+from service import Serve, Service, model, until
 
 SLOW = {"tokens_per_second": 20}
 
