@@ -32,7 +32,7 @@ check: setup
 	$(BIN)/lint-imports
 
 bench: setup
-	$(BIN)/python benchmarks/warm_path.py
+	$(BIN)/python -m benchmarks.warm_path
 
 # uv is needed only here. The locks name exact versions and hashes, never where they come from.
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header
