@@ -18,7 +18,7 @@ from controlplane.errors import RuntimeFailure
 from controlplane.ports import Devices, ReplicaExit, ReplicaOrder, RunningReplica
 from controlplane.runtime.process_exit import open_pidfd
 from controlplane.runtime.process_files import ReplicaFiles
-from controlplane.runtime.process_found import Found, look
+from controlplane.runtime.process_found import Found, Sightings, look
 from controlplane.runtime.process_launch import Interpreters, Launched, Place, launch
 from controlplane.runtime.process_log import LogLimits, ReplicaLog
 from controlplane.runtime.process_stop import Patience, end_tree
@@ -189,7 +189,7 @@ class ProcessRuntime:
 
     async def _end(self, replica_id: str, leader: Process | None, patience: Patience) -> None:
         self._exits.mute(replica_id)
-        await end_tree(lambda: self._processes(replica_id), leader, patience)
+        await end_tree(Sightings(self._settings.store_id, replica_id).look, leader, patience)
         await self._exits.forget(replica_id)
         await asyncio.to_thread(self._files(replica_id).clear)
         self._ports.pop(replica_id, None)
@@ -205,10 +205,6 @@ class ProcessRuntime:
 
     async def _look(self, replica_id: str | None = None) -> list[Found]:
         return await asyncio.to_thread(look, self._settings.state_dir, self._settings.store_id, replica_id)
-
-    async def _processes(self, replica_id: str) -> list[Process]:
-        trees = await asyncio.to_thread(find_trees, self._settings.store_id)
-        return [process for tree in trees if tree.label.replica_id == replica_id for process in tree.processes]
 
     def _watch_found(self, one: Found) -> None:
         """Watch it, unless a start or stop that is under way looks after it."""

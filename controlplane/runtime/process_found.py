@@ -4,11 +4,13 @@ A tree without a living recorded leader is what a dead leader, or a start that
 the control plane did not survive, left behind.
 """
 
+import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 
 from controlplane.ports import RunningReplica
 from controlplane.runtime.process_files import ReplicaFiles
+from controlplane.runtime.process_label import Label
 from controlplane.runtime.process_tree import Process, Tree, find_trees
 
 
@@ -24,6 +26,27 @@ class Found:
         label = self.tree.label
         handle = f"pid {self.leader.pid}" if self.leader is not None else "main process gone"
         return RunningReplica(label.replica_id, label.generation, label.config_hash, label.endpoint, handle)
+
+
+class Sightings:
+    """The processes of one replica, followed from look to look.
+
+    One that hides its label is still known by the look at which a parent of it vouched for it.
+    """
+
+    def __init__(self, store_id: str, replica_id: str) -> None:
+        self._store_id = store_id
+        self._replica_id = replica_id
+        self._known: dict[tuple[int, int], Label] = {}
+
+    async def look(self) -> list[Process]:
+        """Those that are alive now."""
+        found = []
+        for tree in await asyncio.to_thread(find_trees, self._store_id, self._known):
+            if tree.label.replica_id == self._replica_id:
+                found.extend(tree.processes)
+                self._known |= {process.identity: tree.label for process in tree.processes}
+        return found
 
 
 def look(state_dir: Path, store_id: str, replica_id: str | None = None) -> list[Found]:

@@ -46,12 +46,13 @@ class Patience:
 
 async def end_tree(find: Find, leader: Process | None, patience: Patience) -> None:
     """Return only when no process of the tree is left; a process the kernel cannot kill is waited for."""
-    await patience.cut_off(_ask(find, leader))
-    await _kill(find)
+    found = await find()
+    await patience.cut_off(_ask(find, found if leader is None else [leader]))
+    await _kill(find, leader)
 
 
-async def _ask(find: Find, leader: Process | None) -> None:
-    asked = [leader] if leader is not None else await find()
+async def _ask(find: Find, first: Sequence[Process]) -> None:
+    asked = first
     while asked:
         with opened(asked) as pidfds:
             for pidfd in pidfds:
@@ -60,7 +61,7 @@ async def _ask(find: Find, leader: Process | None) -> None:
         asked = await find()
 
 
-async def _kill(find: Find) -> None:
+async def _kill(find: Find, leader: Process | None) -> None:
     empty_looks = 0
     while empty_looks < _EMPTY_LOOKS:
         found = await find()
@@ -69,15 +70,18 @@ async def _kill(find: Find) -> None:
             # All are frozen before the first is killed, so that none forks while the others die.
             for pidfd in pidfds:
                 send(pidfd, signal.SIGSTOP)
-            _kill_groups(found)
+            _kill_groups([*found, leader] if leader is not None else found)
             for pidfd in pidfds:
                 send(pidfd, signal.SIGKILL)
             await Patience(_KILLED_WITHIN_SECONDS).cut_off(until_gone(pidfds))
 
 
 def _kill_groups(processes: Sequence[Process]) -> None:
-    """Kill the groups of session leaders as one: the kernel does that atomically, so no fork escapes it."""
+    """Kill the groups of session leaders as one: the kernel does that atomically, so no fork escapes it.
+
+    A group outlives its leader, and while it lives the leader's pid is not used again.
+    """
     for process in processes:
-        if process.pid == process.session and start_time(process.pid) == process.started:
+        if process.pid == process.session and start_time(process.pid) in (process.started, None):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)

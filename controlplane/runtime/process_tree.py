@@ -30,6 +30,11 @@ class Process:
     parent: int
     session: int
 
+    @property
+    def identity(self) -> tuple[int, int]:
+        """What stays the same as long as it lives; its parent does not."""
+        return self.pid, self.started
+
 
 @dataclass(frozen=True, slots=True)
 class Tree:
@@ -39,13 +44,23 @@ class Tree:
     processes: tuple[Process, ...]
 
 
-def find_trees(store_id: str) -> list[Tree]:
-    """Every replica's tree that is alive now. A process forked while we look may be missed: look again to be sure."""
+def find_trees(store_id: str, known: Mapping[tuple[int, int], Label] | None = None) -> list[Tree]:
+    """Every replica's tree that is alive now, with the processes that are `known` by identity, label or none.
+
+    A process forked while we look may be missed: look again to be sure.
+    """
     deadline = time.monotonic() + _SETTLE_SECONDS
     labels = {pid: from_environment(_environ(pid, deadline), store_id) for pid in _pids()}
-    if not any(isinstance(label, Label) for label in labels.values()):
+    if not known and not any(isinstance(label, Label) for label in labels.values()):
         return []
     processes = {pid: process for pid in labels if (process := read_process(pid)) is not None}
+    for process in processes.values():
+        if known and process.identity in known:
+            labels[process.pid] = known[process.identity]
+    return _trees(processes, labels)
+
+
+def _trees(processes: Mapping[int, Process], labels: Mapping[int, Label | Stranger]) -> list[Tree]:
     members: dict[tuple[str, int], tuple[Label, list[Process]]] = {}
     for process in processes.values():
         label = _inherited(process, processes, labels)

@@ -163,6 +163,10 @@ class ProcessWorld:
         for pid in psutil.pids():
             if environment_of(pid).get("IM_STORE", "").startswith(self._prefix):
                 os.kill(pid, signal.SIGKILL)
+                psutil.Process(pid).wait(PATIENCE_SECONDS)
+        for child in psutil.Process().children():
+            if child.status() == psutil.STATUS_ZOMBIE:
+                child.wait(PATIENCE_SECONDS)
 
 
 class SimulatedWorld(ProcessWorld):

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 
 held: list[bytearray] = []
+desks: list[socket.socket] = []
 
 
 def dial(role: str) -> socket.socket:
@@ -20,6 +21,7 @@ def dial(role: str) -> socket.socket:
     desk.connect(sys.argv[1])
     name = os.environ.get("IM_REPLICA", "unlabelled")
     desk.sendall(f"{role} {name} {os.environ.get('IM_GENERATION', '0')} {os.getpid()}\n".encode())
+    desks.append(desk)
     return desk
 
 
@@ -59,6 +61,17 @@ def ignore_sigterm(_: str) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
+def report_sigterm(_: str) -> None:
+    """Tell the desk of SIGTERM instead of ending by it, as an engine that drains."""
+    signal.signal(signal.SIGTERM, lambda *_: desks[0].sendall(b"sigterm\n"))
+
+
+def relabel(store_id: str) -> None:
+    """A child that carries another store's label."""
+    env = {**os.environ, "IM_STORE": store_id}
+    subprocess.Popen([sys.executable, __file__, sys.argv[1], "sleep"], start_new_session=True, env=env)
+
+
 def fork_for_ever(_: str) -> None:
     """Each generation forks the next and dies, so that no pid lives long."""
     if os.fork() == 0:
@@ -79,6 +92,8 @@ COMMANDS: dict[str, Callable[[str], None]] = {
     "stubborn-child": stubborn_child,
     "orphan": orphan,
     "ignore-sigterm": ignore_sigterm,
+    "report-sigterm": report_sigterm,
+    "relabel": relabel,
     "fork-for-ever": fork_for_ever,
     "exit": leave,
 }
