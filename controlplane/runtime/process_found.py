@@ -41,7 +41,7 @@ class Sightings:
 
     async def look(self) -> list[Process]:
         """Those that are alive now."""
-        found = []
+        found: list[Process] = []
         for tree in await asyncio.to_thread(find_trees, self._store_id, self._known):
             if tree.label.replica_id == self._replica_id:
                 found.extend(tree.processes)
