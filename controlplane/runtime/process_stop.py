@@ -1,8 +1,8 @@
 """Ends a replica's whole tree: first asks, then kills until looking twice shows nothing.
 
 The leader is asked first, alone, as `docker stop` does: engines drain in an
-order of their own. What it leaves behind is asked next. Decides only how to
-end processes; the caller says how to find them.
+order of their own. What it leaves behind is asked next. Without a leader nobody
+can reach the rest, so it is killed at once. The caller says how to find them.
 """
 
 import asyncio
@@ -46,13 +46,14 @@ class Patience:
 
 async def end_tree(find: Find, leader: Process | None, patience: Patience) -> None:
     """Return only when no process of the tree is left; a process the kernel cannot kill is waited for."""
-    found = await find()
-    await patience.cut_off(_ask(find, found if leader is None else [leader]))
+    await find()  # so that the whole tree is known before its leader goes
+    if leader is not None:
+        await patience.cut_off(_ask(find, leader))
     await _kill(find, leader)
 
 
-async def _ask(find: Find, first: Sequence[Process]) -> None:
-    asked = first
+async def _ask(find: Find, leader: Process) -> None:
+    asked: Sequence[Process] = [leader]
     while asked:
         with opened(asked) as pidfds:
             for pidfd in pidfds:

@@ -64,6 +64,18 @@ async def test_a_polite_stop_asks_leftovers_too(world: ProcessWorld) -> None:
     await child.gone()
 
 
+async def test_what_a_dead_leader_left_is_not_waited_for(world: ProcessWorld) -> None:
+    """Without its leader an engine cannot finish anything: a crash is swept at once, whatever the grace."""
+    runtime, exits, engine = await engine_of(world)
+    await engine.do("stubborn-child")
+    child = await world.desk.visitor("llm-0", "stubborn")
+    engine.order("exit 1")
+    await exits.next()
+    async with asyncio.timeout(LONG_SECONDS / 2):
+        await runtime.stop("llm-0", LONG_SECONDS)
+    await child.gone()
+
+
 async def test_the_leader_alone_is_asked_first(world: ProcessWorld) -> None:
     """While the leader drains, its children are left alone: they may be doing the work."""
     runtime, _, engine = await engine_of(world)
