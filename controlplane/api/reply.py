@@ -45,8 +45,8 @@ class Reply:
             await self.begin_stream(EVENT_STREAM)
         await self.chunk(b": " + text.replace("\n", " ").encode() + b"\n\n")
 
-    async def end(self) -> None:
-        await self._last(b"")
+    def end(self) -> Awaitable[None]:
+        return self._last(b"")
 
     async def error(self, rejection: RequestRejected) -> None:
         """An error response, or an error event where the stream has begun."""
@@ -55,11 +55,11 @@ class Reply:
         else:
             await self.whole(rejection.error.status, error_body(rejection.error), extra=retry_headers(rejection))
 
-    async def _begin(self, status: int, content_type: bytes, extra: Headers) -> None:
+    def _begin(self, status: int, content_type: bytes, extra: Headers) -> Awaitable[None]:
         self.started = True
         headers = [(b"content-type", content_type), *self._id, *extra]
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        return self._send({"type": "http.response.start", "status": status, "headers": headers})
 
-    async def _last(self, body: bytes) -> None:
+    def _last(self, body: bytes) -> Awaitable[None]:
         self.ended = True
-        await self._send({"type": "http.response.body", "body": body})
+        return self._send({"type": "http.response.body", "body": body})

@@ -19,7 +19,7 @@ from controlplane.errors import RequestRejected
 from controlplane.loop import rejections
 from controlplane.loop.dispatcher import Dispatcher, Lease
 from controlplane.loop.lingering import Lingering
-from controlplane.loop.telemetry import ModelCounters
+from controlplane.loop.tallies import ModelTally
 from controlplane.loop.world import ModelEntry
 from controlplane.ports import Clock
 from controlplane.store.records import AttemptRecord, RequestAccepted, RequestFinished, RequestStarted
@@ -81,12 +81,12 @@ class Exchange:
         self,
         accepted: Accepted,
         around: Surroundings,
-        counters: ModelCounters,
+        tally: ModelTally,
         ended: "Callable[[Exchange], None]",
     ) -> None:
         self.accepted = accepted
         self._around = around
-        self._counters = counters
+        self._tally = tally
         self._progress = _Progress()
         self._lease: Lease | None = None
         self._response: Response | None = None
@@ -240,9 +240,9 @@ class Exchange:
 
     def _judge(self, verdict: Verdict) -> None:
         if verdict.prompt_tokens:
-            self._counters.prompt_tokens.inc(verdict.prompt_tokens)
+            self._tally.prompt_tokens += verdict.prompt_tokens
         if verdict.completion_tokens:
-            self._counters.completion_tokens.inc(verdict.completion_tokens)
+            self._tally.completion_tokens += verdict.completion_tokens
         self._verdict = verdict
         if verdict.ending is not Ending.COMPLETE:
             raise rejections.aborted(verdict.message or "the engine broke off its answer")
@@ -262,11 +262,11 @@ class Exchange:
         now = self._around.clock()
         created, granted = self.accepted.head.enqueued_at, self._progress.granted_at
         first = self._progress.first_byte_at
-        self._counters.outcomes[outcome].inc()
+        self._tally.outcomes[outcome] += 1
         if granted is not None:
-            self._counters.wait_seconds.observe(granted - created)
+            self._tally.wait_seconds.observe(granted - created)
             if first is not None:
-                self._counters.first_byte_seconds.observe(first - granted)
+                self._tally.first_byte_seconds.observe(first - granted)
         verdict = self._verdict
         self._around.store.journal_finished(
             RequestFinished(
@@ -287,4 +287,7 @@ class Exchange:
 
 
 def _content_type(response: Response) -> bytes:
-    return next((value for name, value in response.headers if name == b"content-type"), b"application/json")
+    for name, value in response.headers:
+        if name == b"content-type":
+            return value
+    return b"application/json"
