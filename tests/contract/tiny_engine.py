@@ -73,9 +73,10 @@ def relabel(store_id: str) -> None:
 
 
 def fork_for_ever(_: str) -> None:
-    """Each generation forks the next and dies, so that no pid lives long."""
+    """Each generation forks the next and dies, so that no pid lives long: for a minute, lest a broken run leave it."""
+    end = time.monotonic() + 60
     if os.fork() == 0:
-        while os.fork() == 0:
+        while time.monotonic() < end and os.fork() == 0:
             time.sleep(0.001)
         os._exit(0)
 

@@ -41,8 +41,8 @@ async def test_the_ledger_adds_up(service: Service) -> None:
         await ask(service.openai(), model_id, "hello")
 
     async def measured() -> Any:
-        (device,) = (await service.admin("devices"))["devices"]
         views = (await service.admin("replicas"))["replicas"]
+        (device,) = (await service.admin("devices"))["devices"]
         return (device, views) if len(views) == 3 and all(view["measured_mib"] for view in views) else None
 
     device, views = await until(measured)
