@@ -2,9 +2,7 @@
 
 import asyncio
 import json
-import socket
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
