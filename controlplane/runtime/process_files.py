@@ -40,15 +40,18 @@ class ReplicaFiles:
         self._record = self._run_dir / f"{name}.json"
         self.work_dir = state_dir / "work" / f"{name}.d"
         self.log = state_dir / "logs" / f"{name}.log"
+        # Short, for engines make unix sockets in their temporary folder.
+        self.temporary = Path(tempfile.gettempdir()) / f"im-{_digest(store_id)}-{_digest(replica_id)}"
         self.socket = self._socket(name)
 
     def prepare(self) -> None:
-        """Make an empty working directory and a free place for the socket."""
+        """Make an empty working directory, an empty temporary folder and a free place for the socket."""
         self.clear()
         for private in (self._run_dir, self.work_dir):
             private.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self.socket.parent != self._run_dir:
             _make_private(self.socket.parent)
+        _make_private(self.temporary)
 
     def record(self, leader: Leader) -> None:
         """Write the record in one piece: a reader sees all of it or none."""
@@ -64,11 +67,12 @@ class ReplicaFiles:
             return None
 
     def clear(self) -> None:
-        """Remove record, socket and working directory; the log stays for people."""
+        """Remove record, socket, working directory and temporary folder; the log stays for people."""
         self._record.unlink(missing_ok=True)
         self.socket.unlink(missing_ok=True)
-        if self.work_dir.exists():
-            shutil.rmtree(self.work_dir)
+        for folder in (self.work_dir, self.temporary):
+            if folder.exists():
+                shutil.rmtree(folder)
 
     def _socket(self, name: str) -> Path:
         """Under run/, or where that path is longer than the kernel takes, in a short private directory."""

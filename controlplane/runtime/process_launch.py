@@ -57,7 +57,9 @@ class Launched:
 def launch(order: ReplicaOrder, place: Place, store_id: str, base_env: Mapping[str, str]) -> Launched:
     """Start the main process in a session of its own. Raises RuntimeFailure or OSError."""
     fill = _filler(place)
-    env = {**base_env, **{name: fill(value) for name, value in order.launch.env.items()}}
+    # Engines leave files in their temporary folder; one of their own goes when they go.
+    env = {**base_env, "TMPDIR": str(place.files.temporary)}
+    env |= {name: fill(value) for name, value in order.launch.env.items()}
     env |= to_environment(label_of(order, place.endpoint), store_id)
     place.files.prepare()
     with _cleared_on_failure(place.files):

@@ -5,9 +5,12 @@ says by means of its own what is alive.
 """
 
 import asyncio
+import hashlib
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -112,6 +115,7 @@ class ProcessWorld:
         self._limits = limits or LogLimits()
         self._prefix = uuid.uuid4().hex
         self._planes: list[ControlPlane] = []
+        self._stores: set[str] = set()
 
     def store_id(self, store: str = "one") -> str:
         return f"{self._prefix}-{store}"
@@ -121,6 +125,7 @@ class ProcessWorld:
 
     def runtime(self, store: str = "one") -> tuple[ProcessRuntime, Exits]:
         exits = Exits()
+        self._stores.add(store)
         runtime = ProcessRuntime(self.settings(store), self.interpreters, self.devices, exits)
         self._planes.append(ControlPlane(runtime, exits))
         return runtime, exits
@@ -167,6 +172,10 @@ class ProcessWorld:
         for child in psutil.Process().children():
             if child.status() == psutil.STATUS_ZOMBIE:
                 child.wait(PATIENCE_SECONDS)
+        for store in self._stores:
+            digest = hashlib.sha256(self.store_id(store).encode()).hexdigest()[:16]
+            for left in Path(tempfile.gettempdir()).glob(f"im-{digest}-*"):
+                shutil.rmtree(left)
 
 
 class SimulatedWorld(ProcessWorld):

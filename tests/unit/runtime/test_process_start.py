@@ -103,6 +103,18 @@ async def test_engines_run_apart(world: ProcessWorld) -> None:
     assert f"True '' [] {world.state_dir / 'one' / 'work' / 'llm-0.d'}" in report.reason
 
 
+async def test_temporary_files_go_with_their_engine(world: ProcessWorld) -> None:
+    """What an engine leaves in its temporary folder, a private one of its own, is gone after the stop."""
+    code = "import os, tempfile; file = tempfile.mkstemp()[1]; print(oct(os.stat(os.path.dirname(file)).st_mode), file)"
+    runtime, exits = world.runtime()
+    await runtime.start(python(code), silent)
+    mode, file = (await exits.next()).reason.rsplit(maxsplit=2)[-2:]
+    assert mode == "0o40700"
+    assert Path(file).exists()
+    await runtime.stop("llm-0", 0)
+    assert not Path(file).parent.exists()
+
+
 async def test_labels_win_over_the_launchs_variables(world: ProcessWorld) -> None:
     """No launch can make its processes look like another replica's, or hide them."""
     env = {"IM_REPLICA": "other-0", "IM_STORE": "other", "SPT_NOENV": ""}
