@@ -19,6 +19,7 @@ from controlplane.api.openai.engine_calls import ENGINE_PATHS, EngineCalls
 from controlplane.api.openai.models import models_router
 from controlplane.api.probes import probes_router
 from controlplane.api.reply import Receive, Send
+from controlplane.api.serving import Serving
 from controlplane.errors import RequestRejected, StoreFailure
 from controlplane.settings import Scope
 
@@ -32,7 +33,8 @@ Asgi = Callable[[Any, Receive, Send], Awaitable[None]]
 
 def application(context: Context) -> Asgi:
     """The whole service as one ASGI application."""
-    calls = EngineCalls(context.keyring, context.admission, context.outlook, context.max_body_bytes)
+    serving = Serving(context.outlook)
+    calls = EngineCalls(context.keyring, context.admission, serving, context.max_body_bytes)
     rest: Asgi = _framework(context)
 
     async def app(scope: Mapping[str, Any], receive: Receive, send: Send) -> None:

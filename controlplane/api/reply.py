@@ -48,12 +48,13 @@ class Reply:
     def end(self) -> Awaitable[None]:
         return self._last(b"")
 
-    async def error(self, rejection: RequestRejected) -> None:
-        """An error response, or an error event where the stream has begun."""
+    async def error(self, rejection: RequestRejected, body: bytes | None = None) -> None:
+        """An error response with `body` or OpenAI's; an error event where the stream has begun."""
         if self.started:
             await self._last(error_event(rejection.error))
         else:
-            await self.whole(rejection.error.status, error_body(rejection.error), extra=retry_headers(rejection))
+            content = error_body(rejection.error) if body is None else body
+            await self.whole(rejection.error.status, content, extra=retry_headers(rejection))
 
     def _begin(self, status: int, content_type: bytes, extra: Headers) -> Awaitable[None]:
         self.started = True
