@@ -68,12 +68,22 @@ class Admission:
     def admit(self, ask: Ask) -> Exchange:
         """Raises RequestRejected with what the caller should get."""
         try:
-            entry = self._entry(ask)
+            entry = self._entry(ask.model)
             self._check(entry, ask)
         except RequestRejected as exc:
-            self._telemetry.rejected.labels(exc.error.code or exc.error.type).inc()
+            self._count(exc)
             raise
         return self._accept(entry, ask)
+
+    def find(self, model: str, types: tuple[InferenceType, ...], path: str) -> ModelEntry:
+        """The model that a call would go to, for whoever writes the body for its engine. Raises RequestRejected."""
+        try:
+            entry = self._entry(model)
+            _check_kind(entry, types, path)
+        except RequestRejected as exc:
+            self._count(exc)
+            raise
+        return entry
 
     @property
     def is_open(self) -> bool:
@@ -97,19 +107,20 @@ class Admission:
         """Accepted and not ended yet."""
         return iter(self._live.values())
 
-    def _entry(self, ask: Ask) -> ModelEntry:
+    def _count(self, rejection: RequestRejected) -> None:
+        self._telemetry.rejected.labels(rejection.error.code or rejection.error.type).inc()
+
+    def _entry(self, model: str) -> ModelEntry:
         if not self._open:
             raise rejections.closing()
-        entry = self._world.resolve(ask.model)
+        entry = self._world.resolve(model)
         if entry is None:
-            raise rejections.unknown_model(ask.model, self._world.names())
+            raise rejections.unknown_model(model, self._world.names())
         return entry
 
     def _check(self, entry: ModelEntry, ask: Ask) -> None:
         spec = entry.spec
-        if _kind(spec.types, ask.types) is None:
-            wanted, does = _words(ask.types), _words(spec.types)
-            raise rejections.invalid(f"{ask.path} is for {wanted}; {spec.model_id} does {does}", "model", "wrong_type")
+        _check_kind(entry, ask.types, ask.path)
         if not entry.adapter.serves(ask.path):
             raise rejections.invalid(f"{spec.model_id} does not serve {ask.path}", "model", "unsupported_endpoint", 404)
         if self._world.free_slots(spec.model_id) is None:
@@ -169,6 +180,13 @@ class Admission:
     def _note_empty(self) -> None:
         if not self._open and not self._live:
             self._empty.set()
+
+
+def _check_kind(entry: ModelEntry, wanted: tuple[InferenceType, ...], path: str) -> None:
+    does = entry.spec.types
+    if _kind(does, wanted) is None:
+        message = f"{path} is for {_words(wanted)}; {entry.spec.model_id} does {_words(does)}"
+        raise rejections.invalid(message, "model", "wrong_type")
 
 
 def _kind(does: tuple[InferenceType, ...], wanted: tuple[InferenceType, ...]) -> InferenceType | None:
