@@ -1,0 +1,1 @@
+"""The demonstration models, and the small world that they know: one coloured shape on a coloured background."""
