@@ -3,11 +3,11 @@
 Its options are the keys of its script; `script` gives a whole one as JSON text, for what is not a plain value.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import orjson
 
-from adapters.base import Call, Header, Launch, ModelLaunch, NormalError, Probe, Target, Verdict
+from adapters.base import Batching, Call, Header, Launch, ModelLaunch, NormalError, Probe, Target, Verdict
 from adapters.endpoint import Endpoint
 from adapters.errors import LaunchError
 from adapters.vllm import errors, log, probe, verdict, wire
@@ -17,6 +17,7 @@ from engines.simulated.script import Script, ScriptError, parse_script
 OVERHEAD_MIB = 48
 _START_SECONDS = 60.0
 _STOP_GRACE_SECONDS = 5.0
+_IMAGE_PATHS = frozenset({"/v1/images/generations", "/v1/images/edits"})
 _NOT_SCRIPTED = frozenset({"script", "ready_timeout_seconds", "stop_grace_seconds"})
 
 
@@ -25,8 +26,17 @@ class SimulatedAdapter:
 
     kind = "simulated"
 
+    def batching(self, model: ModelLaunch) -> Batching:
+        return Batching("continuous", model.max_concurrency)
+
+    def rows(self, path: str, fields: Mapping[str, object]) -> int:  # noqa: ARG002
+        return 1
+
+    def batch_key(self, path: str, fields: Mapping[str, object]) -> str:  # noqa: ARG002
+        return ""
+
     def serves(self, path: str) -> bool:
-        return path in wire.PATHS
+        return path in wire.PATHS or path in _IMAGE_PATHS
 
     def launch(self, model: ModelLaunch, target: Target) -> Launch:  # noqa: ARG002
         """The same on every device: what it allocates is host memory, whatever the device. Raises `LaunchError`."""
@@ -68,6 +78,8 @@ class SimulatedAdapter:
 def _script(model: ModelLaunch) -> tuple[dict[str, object], Script]:
     """The script as it is passed on, and as it reads; it claims the whole budget unless it says otherwise."""
     fields: dict[str, object] = {"max_num_seqs": model.max_concurrency, **_whole_script(model)}
+    if "image2text" in model.types:
+        fields.setdefault("takes_images", True)
     fields |= {name: value for name, value in model.options.items() if name not in _NOT_SCRIPTED}
     script = parse_script(orjson.dumps(fields).decode())
     if "memory_mib" not in fields:

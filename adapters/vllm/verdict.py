@@ -17,7 +17,15 @@ _FINISH = b'"finish_reason":"'
 _USAGE = b'"usage":{'
 _LAST_EVENTS = 3  # final choice, usage, and whatever stands after them
 _LAST_LINES = 12  # enough for so many events, with their names and the empty lines between
-_CLOSING_TYPES = frozenset({"response.completed", "response.incomplete", "message_stop"})
+_CLOSING_TYPES = frozenset(
+    {
+        "response.completed",
+        "response.incomplete",
+        "message_stop",
+        "image_generation.completed",
+        "image_edit.completed",
+    }
+)
 
 _ENDING_OF_REASON = {"abort": Ending.ABORTED, "error": Ending.ERROR, "repetition": Ending.ERROR}
 _ENDING_OF_STATUS = {"cancelled": Ending.ABORTED, "failed": Ending.ERROR}

@@ -91,7 +91,7 @@ async def _listen(sock: socket.socket, site: Site) -> asyncio.Server:
 async def _serve(core: Core, sock: socket.socket, models: tuple[str, ...], stop: asyncio.Event) -> None:
     """Serve until `stop`, then shut down as vLLM does."""
     script = core.script
-    limits = Limits(models, script.max_model_len, script.answer_tokens)
+    limits = Limits(models, script.max_model_len, script.answer_tokens, script.takes_images)
     site = Site(script.keep_alive_seconds)
     site.answer = App(core, limits, lambda: site.in_flight)
     server = await _listen(sock, site)

@@ -8,6 +8,8 @@ from time import time
 from typing import Any
 
 from engines.simulated.core import Core
+from engines.simulated.image_replies import Easel, PictureSink, PictureStream, WholePictures
+from engines.simulated.image_requests import WantedPictures, wanted_edit, wanted_pictures
 from engines.simulated.replies import StreamReply, WholeReply
 from engines.simulated.requests import (
     Limits,
@@ -52,6 +54,8 @@ class App:
             "/v1/completions": {"POST": partial(self._generate, wanted_completion, CompletionShape)},
             "/v1/responses": {"POST": partial(self._generate, wanted_response, ResponseShape)},
             "/v1/embeddings": {"POST": self._embeddings},
+            "/v1/images/generations": {"POST": partial(self._draw, wanted_pictures, "image_generation")},
+            "/v1/images/edits": {"POST": partial(self._draw, wanted_edit, "image_edit")},
             "/tokenize": {"POST": self._tokenize},
             "/detokenize": {"POST": self._detokenize},
             "/sleep": {"POST": self._sleep},
@@ -89,6 +93,18 @@ class App:
         stream = StreamReply(connection, shape, wanted)
         self._submit(connection, _generation(stream, wanted))
         stream.begin()
+
+    def _draw(
+        self, read: Callable[[Request, Limits], WantedPictures], kind: str, request: Request, connection: Connection
+    ) -> None:
+        wanted = read(request, self._limits)
+        easel = Easel(wanted, kind)
+        sink: PictureSink = PictureStream(connection, easel) if wanted.stream else WholePictures(connection, easel)
+        generation = Generation(sink, count_tokens(wanted.prompt), wanted.steps, "stop", wanted.priority)
+        steps_per_second = self._core.script.steps_per_second
+        generation.interval = 1.0 / steps_per_second if steps_per_second else 0.0
+        self._submit(connection, generation)
+        sink.begin()
 
     def _embeddings(self, request: Request, connection: Connection) -> None:
         wanted = wanted_embeddings(request, self._limits)

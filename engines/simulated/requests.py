@@ -5,12 +5,15 @@ Only the fields that change what the simulated engine does are looked at; vLLM l
 
 from __future__ import annotations
 
+import base64
+import binascii
 import uuid
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
+from engines.simulated.pictures import seen
 from engines.simulated.text import count_tokens, detokenize
 from engines.simulated.wire import Request
 
@@ -56,6 +59,7 @@ class Limits:
     models: tuple[str, ...]
     max_model_len: int
     answer_tokens: int
+    takes_images: bool = False
 
 
 def read_body(request: Request) -> Body:
@@ -75,7 +79,7 @@ def wanted_chat(request: Request, limits: Limits) -> Wanted:
     if not isinstance(messages, list) or not messages:
         raise bad_request("Field required: messages must be a non-empty list", "messages")
     key = "max_completion_tokens" if body.get("max_completion_tokens") is not None else "max_tokens"
-    return _wanted(request, body, [_message(message) for message in messages], key, limits)
+    return _wanted(request, body, [_message(message, limits) for message in messages], key, limits)
 
 
 def wanted_completion(request: Request, limits: Limits) -> Wanted:
@@ -99,7 +103,7 @@ def wanted_response(request: Request, limits: Limits) -> Wanted:
     if isinstance(given, str) and given:
         turns = [("user", given)]
     elif isinstance(given, list) and given:
-        turns = [_message(item) for item in given]
+        turns = [_message(item, limits) for item in given]
     else:
         raise bad_request("Field required: input must be a string or a non-empty list", "input")
     return _wanted(request, body, turns, "max_output_tokens", limits)
@@ -132,7 +136,7 @@ def wanted_embeddings(request: Request, limits: Limits) -> WantedEmbeddings:
         texts=texts,
         dimensions=_integer(body, "dimensions", minimum=1),
         as_base64=encoding == "base64",
-        priority=_priority(request, body),
+        priority=priority_of(request, body),
     )
 
 
@@ -161,13 +165,13 @@ def _wanted(request: Request, body: Body, turns: list[tuple[str, str]], limit_ke
         prompt_tokens=prompt_tokens,
         limit=asked or min(limits.answer_tokens, room),
         reason="length" if asked or room < limits.answer_tokens else "stop",
-        priority=_priority(request, body),
+        priority=priority_of(request, body),
         stream=_flag(body, "stream"),
         include_usage=isinstance(options, dict) and options.get("include_usage") is True,
     )
 
 
-def _message(message: object) -> tuple[str, str]:
+def _message(message: object, limits: Limits) -> tuple[str, str]:
     """(role, text) of one chat message or input item."""
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
         raise bad_request("each message must be an object with a role", "messages")
@@ -176,14 +180,33 @@ def _message(message: object) -> tuple[str, str]:
         return message["role"], content or ""
     if not isinstance(content, list):
         raise bad_request("content must be a string or a list of parts", "messages")
-    return message["role"], "\n".join(map(_part, content))
+    return message["role"], "\n".join(_part(part, limits) for part in content)
 
 
-def _part(part: object) -> str:
+def _part(part: object, limits: Limits) -> str:
     kind = part.get("type") if isinstance(part, dict) else None
+    if limits.takes_images and isinstance(part, dict) and kind in ("image_url", "input_image"):
+        return seen(uploaded_image(part))
     if kind not in ("text", "input_text", "output_text") or not isinstance(part, dict):
         raise bad_request(f"At most 0 {kind or 'untyped part'}(s) may be provided in one prompt.", "messages")
     return str(part.get("text", ""))
+
+
+def uploaded_image(part: Body) -> bytes:
+    """The bytes of an image part; as in an engine without network, only a data URL has any."""
+    given = part.get("image_url")
+    return uploaded(given.get("url") if isinstance(given, dict) else given, "image_url")
+
+
+def uploaded(given: object, param: str) -> bytes:
+    """The bytes of a data URL. Raises `Refusal`."""
+    head, comma, text = given.partition(",") if isinstance(given, str) else ("", "", "")
+    if not head.startswith("data:") or not comma:
+        raise bad_request(f"{param} must be a data URL", param)
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as exc:
+        raise bad_request(f"{param} is not valid base64", param) from exc
 
 
 def _check_length(prompt_tokens: int, output_tokens: int, limits: Limits) -> None:
@@ -223,12 +246,15 @@ def _flag(body: Body, key: str) -> bool:
     return value is True
 
 
-def _priority(request: Request, body: Body) -> int:
-    """The header wins over the body; lower runs earlier."""
+def priority_of(request: Request, body: Body) -> int:
+    """The header wins over the body; lower runs earlier. In the header of an image engine higher does."""
     header = request.headers.get(b"x-vllm-priority")
-    if header is None:
-        return _integer(body, "priority", minimum=-(2**63)) or 0
+    turned = request.headers.get(b"x-priority")
     try:
-        return int(header)
+        if header is not None:
+            return int(header)
+        if turned is not None:
+            return 100 - int(turned)
     except ValueError as exc:
-        raise bad_request("X-Vllm-Priority must be a whole number", "priority") from exc
+        raise bad_request("the priority must be a whole number", "priority") from exc
+    return _integer(body, "priority", minimum=-(2**63)) or 0

@@ -47,6 +47,7 @@ class Generation:
         "emitted",
         "fault",
         "first_at",
+        "interval",
         "limit",
         "priority",
         "prompt_tokens",
@@ -68,6 +69,7 @@ class Generation:
         self.first_at = 0.0
         self.fault: TokenFault | None = None
         self.timer: asyncio.Handle | None = None
+        self.interval: float | None = None  # seconds from token to token, where it is not the engine's own
 
 
 class Scheduler:
@@ -198,14 +200,18 @@ class Scheduler:
             self._end(generation, generation.reason)
 
     def _due(self, generation: Generation) -> int:
-        if not self._interval:
+        interval = self._pause(generation)
+        if not interval:
             return generation.limit
         past = self._loop.time() - generation.first_at + _TIMER_SLACK_SECONDS
-        return 1 + int(past / self._interval)
+        return 1 + int(past / interval)
+
+    def _pause(self, generation: Generation) -> float:
+        return self._interval if generation.interval is None else generation.interval
 
     def _wait_for_next(self, generation: Generation) -> None:
-        if self._interval:
-            at = generation.first_at + generation.emitted * self._interval
+        if interval := self._pause(generation):
+            at = generation.first_at + generation.emitted * interval
             generation.timer = self._loop.call_at(at, self._advance, generation)
         else:
             generation.timer = self._loop.call_soon(self._advance, generation)

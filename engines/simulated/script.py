@@ -124,10 +124,12 @@ class Script:
     wake_seconds: float = _number(0.0)
     prefill_seconds: float = _number(0.0)
     tokens_per_second: float = _number(0.0)  # of each stream; 0 is without any pause
+    steps_per_second: float = _number(0.0)  # the same for pictures, whose denoising steps count as tokens
     answer_tokens: int = _integer(16, minimum=1)  # the length of an answer to a request without a limit
     max_num_seqs: int = _integer(128, minimum=1)
     max_num_queued_reqs: int | None = _optional_integer(minimum=1)  # running and waiting; more is a 503
     max_model_len: int = _integer(32768, minimum=2)
+    takes_images: bool = _flag(default=False)  # in chats
     embedding_dimensions: int = _integer(16, minimum=1)
     keep_alive_seconds: float = _number(5.0, minimum=0.01)
     shutdown_timeout_seconds: float = _number(0.0)  # 0: SIGTERM aborts; more: running requests may finish
