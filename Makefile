@@ -20,9 +20,11 @@ demo: setup
 serve: setup
 	$(BIN)/inferctl serve --config config/inference_manager.json --host 127.0.0.1 --port 8000
 
-# The parts first, side by side; then what starts processes and engines, one at a time.
+# The parts first, side by side; the diffusers engine's parts with its own environment's Python; then what starts
+# processes and engines, one at a time.
 test: setup
 	$(BIN)/pytest -n 2 tests/unit tests/property
+	$(BIN)/python tests/engines/run.py
 	$(BIN)/pytest tests/contract tests/integration tests/e2e
 
 check: setup

