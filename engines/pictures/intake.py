@@ -22,6 +22,8 @@ _MIB = 1024 * 1024
 _ORIENTATION = 0x0112
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 _JPEG_SCANS = 256
+# 32-bit numbers say nothing of which one is white; LAB cannot be converted by Pillow alone.
+_UNKNOWN_RANGE = ("I", "F", "LAB")
 # What Pillow's decoders let out when a file is broken: each plugin has its own way to stumble.
 _BROKEN = (
     OSError,
@@ -78,6 +80,7 @@ def examine(content: bytes, limits: Limits) -> Picture:
     _check_length(content, limits)
     with _opened(content) as opened:
         _check_size(opened, limits)
+        _check_kind(opened)
         _check_effort(opened, content, limits)
         plain = _is_plain(opened)
         content_type = Image.MIME[opened.format or ""]
@@ -118,6 +121,11 @@ def _check_size(opened: Image.Image, limits: Limits) -> None:
             f"the picture is {width} x {height}, {width * height / 1_000_000:.1f} megapixels; "
             f"at most {limits.max_megapixels:g} are taken"
         )
+
+
+def _check_kind(opened: Image.Image) -> None:
+    if opened.mode in _UNKNOWN_RANGE:
+        raise PictureRefused(f"pixels of the kind {opened.mode} are not taken; save it with 8 or 16 bits a channel")
 
 
 def _check_effort(opened: Image.Image, content: bytes, limits: Limits) -> None:
@@ -175,8 +183,6 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         image.info.pop("transparency", None)
         return image.convert("I").point([value // 257 for value in range(65536)], "L")
-    if image.mode in ("I", "F", "LAB"):
-        raise ValueError(f"pixels of the kind {image.mode} are not taken; save it with 8 or 16 bits a channel")
     return image
 
 
