@@ -27,9 +27,10 @@ sys.exit(pytest.main())
 
 def main(arguments: list[str]) -> None:
     python = asyncio.run(_environment())
+    given = any((ROOT / argument.split("::")[0]).exists() for argument in arguments if not argument.startswith("-"))
     behind = "\n".join((sysconfig.get_path("purelib"), str(ROOT)))
     os.chdir(ROOT)
-    os.execv(python, [str(python), "-P", "-c", INSIDE, behind, *(arguments or ["tests/engines"])])
+    os.execv(python, [str(python), "-P", "-c", INSIDE, behind, *arguments, *([] if given else ["tests/engines"])])
 
 
 async def _environment() -> Path:

@@ -335,13 +335,13 @@ def test_a_changed_lock_is_another_environment(tmp_path: Path) -> None:
 def test_shipped_recipes_are_valid_and_their_locks_complete() -> None:
     """Claim: the shipped locks pin every package by version and hash, name no host, and leave torch to the recipe."""
     recipes = shipped_recipes()
-    assert {"vllm-cpu", "vllm-cuda"} <= set(recipes)
+    assert {"vllm-cpu", "vllm-cuda", "diffusers-cpu", "diffusers-cuda"} <= set(recipes)
     for recipe in recipes.values():
         if recipe.lock is None:
             continue
         text = recipe.lock.read_text()
         entries = [entry for entry in text.replace("\\\n", " ").splitlines() if entry and not entry.startswith("#")]
-        assert len(entries) == recipe.locked_packages > 100
+        assert len(entries) == recipe.locked_packages > 50
         assert all("==" in entry and "--hash=sha256:" in entry for entry in entries)
         assert "://" not in text
         assert not any(entry.startswith(("torch", "triton")) for entry in entries)
