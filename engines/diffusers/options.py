@@ -32,6 +32,7 @@ class EngineOptions(BaseModel):
 
     `memory_mib`: all the device memory the process may use; None: no cap. `max_batch_size`: most rows in one denoiser
     call. `max_pixels`: the largest width times height that is drawn or processed.
+    `max_upload_mib`: the largest body. `max_waiting_images`: more are refused until some are drawn.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,6 +49,8 @@ class EngineOptions(BaseModel):
     default_guidance: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] | None = None
     max_steps: Positive = 200
     max_pixels: Positive = 4_194_304
+    max_upload_mib: Positive = 64
+    max_waiting_images: Positive = 256
     max_images: Annotated[int, Field(ge=1, le=10)] = 10
     loras: tuple[Lora, ...] = ()
     quantization: Quantization | None = None

@@ -1,0 +1,40 @@
+"""`POST /v1/images/generations`: pictures from words."""
+
+from pydantic import ValidationError
+from starlette.requests import Request
+from starlette.responses import Response
+
+from engines.diffusers.connections import Caller, caller, streamed, whole
+from engines.diffusers.drawing_work import DrawingWork, Ticket
+from engines.diffusers.drawings import Drawing, asked_size, checked
+from engines.diffusers.engine import Engine
+from engines.diffusers.refusals import unlike
+from engines.diffusers.wire import GenerationBody
+
+
+async def generate(request: Request) -> Response:
+    engine: Engine = request.app.state.engine
+    who = caller(request)
+    worker = engine.pipeline()
+    engine.requests.check_open()
+    body = _body(await request.body())
+    engine.check_model(body.model)
+    facts = worker.facts
+    size = asked_size(body, facts, engine.options)
+    drawing = checked(body, size or (facts.default_width, facts.default_height), facts, engine.options)
+    return await draw(request, engine, who, drawing, "image_generation")
+
+
+async def draw(request: Request, engine: Engine, who: Caller, drawing: Drawing, kind: str) -> Response:
+    """Start a checked drawing, and answer as its caller asked."""
+    ticket = Ticket(who.request_id, who.priority)
+    work = DrawingWork(ticket, drawing, engine.pipeline(), engine.metrics, kind)
+    live = engine.requests.start(who.request_id, work)
+    return streamed(live, work.frames, who) if drawing.stream else await whole(request, live, who)
+
+
+def _body(content: bytes) -> GenerationBody:
+    try:
+        return GenerationBody.model_validate_json(content, strict=True)
+    except ValidationError as exc:
+        raise unlike(exc) from exc

@@ -1,0 +1,167 @@
+"""The requests on their way: one task for each, its progress, its end by a result, a refusal, or its caller's wish.
+
+A task does not belong to the connection that asked for it; connections.py decides what a lost caller means.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from time import monotonic, time
+from typing import Protocol
+
+from engines.diffusers.metrics import Metrics
+from engines.diffusers.refusals import CANCELLED_STATUS, Refused, closing, conflict, full, not_found
+from engines.diffusers.results import KeptResults, Outcome
+from engines.diffusers.wire import RequestState, RequestStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Steps over all images; `batch` rows went through the denoiser together last."""
+
+    images_done: int
+    images_total: int
+    steps_done: int = 0
+    steps_total: int = 0
+    batch: int = 0
+
+
+class Work(Protocol):
+    """What one request does. `kind` names it in the metrics."""
+
+    kind: str
+
+    async def run(self) -> bytes:
+        """The answer's body. Raises `Refused`."""
+        ...
+
+    def cancel(self) -> None:
+        """Let `run` end soon, with `refusals.cancelled`; harmless when it is over."""
+        ...
+
+    def progress(self) -> Progress: ...
+
+
+class LiveRequest:
+    """One request until its outcome. `task` ends with the outcome, and raises for nothing that is the caller's."""
+
+    task: asyncio.Task[Outcome]
+
+    def __init__(self, request_id: str, work: Work) -> None:
+        self.id = request_id
+        self.work = work
+        self.created = int(time())
+        self._cancelling = False
+
+    def cancel(self) -> None:
+        self._cancelling = True
+        self.work.cancel()
+
+    def state(self, ended: RequestStatus | None = None) -> RequestState:
+        progress = self.work.progress()
+        under_way: RequestStatus = "running" if progress.steps_done or progress.images_done else "waiting"
+        return RequestState(
+            id=self.id,
+            created=self.created,
+            status=ended or ("cancelling" if self._cancelling else under_way),
+            images_done=progress.images_done,
+            images_total=progress.images_total,
+            steps_done=progress.steps_done,
+            steps_total=progress.steps_total,
+            batch=progress.batch,
+        )
+
+
+class LiveRequests:
+    """All of them, by id. Belongs to the event loop; what is over lives on in the kept results."""
+
+    def __init__(self, results: KeptResults, metrics: Metrics, max_waiting: int) -> None:
+        self.closing = False
+        self._results = results
+        self._metrics = metrics
+        self._max_waiting = max_waiting
+        self._live: dict[str, LiveRequest] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def check_open(self) -> None:
+        """Raises `Refused` when nothing new is taken in."""
+        if self.closing:
+            raise closing()
+
+    def start(self, request_id: str, work: Work) -> LiveRequest:
+        """Run `work` under this id, in place of what was kept under it. Raises `Refused`."""
+        self.check_open()
+        if request_id in self._live:
+            raise conflict(f"a request with the id {request_id} is under way", "request_id_in_use", "X-Request-Id")
+        waiting = sum(each.work.progress().images_total for each in self._live.values())
+        if waiting + work.progress().images_total > self._max_waiting:
+            raise full(self._max_waiting)
+        self._results.drop(request_id)
+        live = LiveRequest(request_id, work)
+        self._live[request_id] = live
+        self._idle.clear()
+        live.task = asyncio.create_task(self._conduct(live))
+        return live
+
+    async def _conduct(self, live: LiveRequest) -> Outcome:
+        started_at = monotonic()
+        try:
+            outcome = await self._outcome(live)
+            self._results.keep(live.id, outcome)
+            self._metrics.ended(live.work.kind, outcome.state.status, monotonic() - started_at)
+            return outcome
+        finally:
+            del self._live[live.id]
+            if not self._live:
+                self._idle.set()
+
+    async def _outcome(self, live: LiveRequest) -> Outcome:
+        try:
+            return Outcome(200, await live.work.run(), live.state("finished"))
+        except Refused as exc:
+            ended: RequestStatus = "cancelled" if exc.status == CANCELLED_STATUS else "failed"
+            return Outcome(exc.status, exc.content(), live.state(ended), exc.headers())
+
+    def find(self, request_id: str) -> LiveRequest | None:
+        return self._live.get(request_id)
+
+    def state(self, request_id: str) -> RequestState:
+        """Of a live or a kept request. Raises `Refused` when it is neither."""
+        if live := self._live.get(request_id):
+            return live.state()
+        return self._kept(request_id).state
+
+    def result(self, request_id: str) -> Outcome:
+        """The kept outcome. Raises `Refused`: not over yet, or unknown."""
+        if request_id in self._live:
+            raise conflict(f"the request {request_id} is not over yet", "request_not_finished")
+        return self._kept(request_id)
+
+    def end(self, request_id: str) -> RequestState:
+        """Cancel a live request; forget a kept one. Raises `Refused` when it is neither."""
+        if live := self._live.get(request_id):
+            live.cancel()
+            return live.state()
+        state = self._kept(request_id).state
+        self._results.drop(request_id)
+        return state
+
+    def _kept(self, request_id: str) -> Outcome:
+        outcome = self._results.get(request_id)
+        if outcome is None:
+            raise not_found(f"there is no request {request_id}; it may be too long ago", "request_not_found")
+        return outcome
+
+    async def drain(self, grace_seconds: float) -> bool:
+        """Take in nothing more, and wait for the rest. Says whether all of it ended."""
+        self.closing = True
+        try:
+            async with asyncio.timeout(grace_seconds):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def cancel_all(self) -> None:
+        for live in list(self._live.values()):
+            live.cancel()

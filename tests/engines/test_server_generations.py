@@ -1,0 +1,56 @@
+"""Pictures from words over HTTP: what is answered, and what is refused by the name of its field."""
+
+import base64
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+from tests.engines.server_process import PAINTER, server
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """A client of a server around the painter, on a unix socket."""
+    folder = tmp_path_factory.mktemp("engine")
+    with (
+        server(PAINTER, folder, model_path=folder, max_images=4) as process,
+        process.wait_until_ready().client() as http,
+    ):
+        yield http
+
+
+def picture(datum: dict[str, Any]) -> Image.Image:
+    return Image.open(BytesIO(base64.b64decode(datum["b64_json"])))
+
+
+def generate(client: httpx.Client, **body: Any) -> httpx.Response:
+    return client.post("/v1/images/generations", json={"prompt": "a red circle", **body})
+
+
+def test_n_images_count_up_their_seeds(client: httpx.Client) -> None:
+    """n images have the seeds seed, seed + 1, …, and each is what its seed draws alone."""
+    together = generate(client, n=3, seed=7).json()["data"]
+    assert [datum["seed"] for datum in together] == [7, 8, 9]
+    alone = [generate(client, seed=seed).json()["data"][0]["b64_json"] for seed in (7, 8, 9)]
+    assert [datum["b64_json"] for datum in together] == alone
+
+
+def test_the_answer_tells_what_was_drawn(client: httpx.Client) -> None:
+    """Size, format, usage and timings are those of the drawing."""
+    answer = generate(client, size="128x64", steps=3, output_format="webp").json()
+    assert picture(answer["data"][0]).size == (128, 64)
+    assert (answer["size"], answer["output_format"], answer["background"]) == ("128x64", "webp", "opaque")
+    assert answer["usage"]["output_tokens"] == 8 * 4
+    assert answer["timings"]["steps"] == 3
+
+
+@pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])
+def test_output_formats(client: httpx.Client, output_format: str) -> None:
+    """A picture comes in the format asked for."""
+    datum = generate(client, output_format=output_format).json()["data"][0]
+    assert picture(datum).format == output_format.upper()
