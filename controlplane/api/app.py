@@ -16,6 +16,7 @@ from controlplane.api.admin.routes import admin_router
 from controlplane.api.context import Context
 from controlplane.api.errors import error_body, retry_headers, unavailable
 from controlplane.api.openai.engine_calls import ENGINE_PATHS, EngineCalls
+from controlplane.api.openai.image_calls import IMAGE_PATHS, ImageCalls
 from controlplane.api.openai.models import models_router
 from controlplane.api.probes import probes_router
 from controlplane.api.reply import Receive, Send
@@ -28,18 +29,24 @@ _ADMIN_PREFIXES = ("/admin", "/metrics", "/docs", "/openapi.json")
 
 _SEEN_BY_PAGES = ("x-request-id", "retry-after", "x-should-retry")
 
+_BARE_PATHS = ENGINE_PATHS.keys() | IMAGE_PATHS.keys()
+
 Asgi = Callable[[Any, Receive, Send], Awaitable[None]]
+BareCall = Callable[[str, Mapping[bytes, bytes], Receive, Send], Awaitable[None]]
 
 
 def application(context: Context) -> Asgi:
     """The whole service as one ASGI application."""
     serving = Serving(context.outlook)
-    calls = EngineCalls(context.keyring, context.admission, serving, context.max_body_bytes)
+    engine_calls = EngineCalls(context.keyring, context.admission, serving, context.max_body_bytes)
+    image_calls = ImageCalls(context.keyring, context.admission, serving, context.max_body_bytes)
+    bare: dict[str, BareCall] = dict.fromkeys(ENGINE_PATHS, engine_calls) | dict.fromkeys(IMAGE_PATHS, image_calls)
     rest: Asgi = _framework(context)
 
     async def app(scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in ENGINE_PATHS:
-            await calls(scope["path"], dict(scope["headers"]), receive, send)
+        direct = bare.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+        if direct is not None:
+            await direct(scope["path"], dict(scope["headers"]), receive, send)
         else:
             await rest(scope, receive, send)
 
@@ -106,7 +113,7 @@ async def _on_http(request: Request, exc: Exception) -> Response:
     if not isinstance(exc, HTTPException):
         raise exc
     status, detail, extra = exc.status_code, exc.detail, dict(exc.headers or {})
-    if request.url.path in ENGINE_PATHS:
+    if request.url.path in _BARE_PATHS:
         # Routed apart from the framework, so that it knows nothing of them.
         status, detail, extra = 405, "Method Not Allowed; use POST", {"allow": "POST"}
     message = f"{request.method} {request.url.path}: {detail}"

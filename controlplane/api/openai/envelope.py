@@ -42,10 +42,12 @@ class Envelope(NamedTuple):
             raise rejections.invalid(message, None, "invalid_json") from exc
 
 
-def read_envelope(headers: Mapping[bytes, bytes], body: bytes) -> Envelope:
-    """Raises RequestRejected naming the field."""
-    fields = _parsed(body)
+def read_envelope(headers: Mapping[bytes, bytes], body: bytes, default_model: str | None = None) -> Envelope:
+    """`default_model` is for calls that name none. Raises RequestRejected naming the field."""
+    fields = read_object(body)
     model = fields.get("model")
+    if model is None:
+        model = default_model
     if not isinstance(model, str) or not model:
         raise rejections.invalid(
             "model must be a text: the id or alias of a model (GET /v1/models lists them), or a type such as text2text",
@@ -55,10 +57,11 @@ def read_envelope(headers: Mapping[bytes, bytes], body: bytes) -> Envelope:
     stream = fields.get("stream", False)
     if stream is not None and not isinstance(stream, bool):
         raise rejections.invalid(f"stream must be true or false, not {_shown(stream)}", "stream", "invalid_type")
-    return Envelope(body, fields, model, bool(stream), _priority(headers, fields), _deadline(headers))
+    return Envelope(body, fields, model, bool(stream), read_priority(headers, fields), read_deadline(headers))
 
 
-def _parsed(body: bytes) -> Mapping[str, Any]:
+def read_object(body: bytes) -> Mapping[str, Any]:
+    """The JSON object that a body holds. Raises RequestRejected."""
     try:
         fields = orjson.loads(body)
     except orjson.JSONDecodeError as exc:
@@ -69,8 +72,8 @@ def _parsed(body: bytes) -> Mapping[str, Any]:
     return fields
 
 
-def _priority(headers: Mapping[bytes, bytes], fields: Mapping[str, Any]) -> int | None:
-    """The header goes before the body's own field, and that before the service tier."""
+def read_priority(headers: Mapping[bytes, bytes], fields: Mapping[str, Any]) -> int | None:
+    """The header goes before the body's own field, and that before the service tier. Raises RequestRejected."""
     header = headers.get(b"x-priority")
     if header is not None:
         return _valid_priority(header.decode("latin-1"), _integer(header), "X-Priority")
@@ -95,7 +98,8 @@ def _integer(text: bytes) -> int | None:
         return None
 
 
-def _deadline(headers: Mapping[bytes, bytes]) -> float | None:
+def read_deadline(headers: Mapping[bytes, bytes]) -> float | None:
+    """Seconds from the header. Raises RequestRejected."""
     header = headers.get(b"x-deadline-seconds")
     if header is None:
         return None

@@ -1,0 +1,283 @@
+"""The image paths through the official SDK: every picture is its caller's, whole and streamed; wrong input is named."""
+
+import asyncio
+import base64
+import io
+from collections.abc import AsyncIterator
+from typing import Any
+
+import openai
+import pytest
+import pytest_asyncio
+from PIL import Image
+from service import Service, model
+
+from engines.simulated.pictures import Mark, digest, read_mark
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+GENERATIONS = "/v1/images/generations"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
+    """One service for the module: `draw` has one slot and takes its time, `chat` draws nothing."""
+    service = Service(tmp_path_factory.mktemp("images"))
+    service.write(
+        model("quick", model_type="text2image", aliases=["org/quick"], priority=60),
+        model("draw", model_type="text2image", slots=1, script={"steps_per_second": 20}),
+        model("chat"),
+        server={"max_body_mib": 4},
+    )
+    await service.start()
+    yield service
+    await service.end()
+
+
+def png(size: tuple[int, int] = (16, 16), colour: str = "red", mode: str = "RGB") -> bytes:
+    """A picture to upload."""
+    buffer = io.BytesIO()
+    Image.new("RGB", size, colour).convert(mode).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def marked(b64: str | None) -> Mark:
+    """Whose picture it is."""
+    mark = read_mark(base64.b64decode(b64 or ""))
+    assert mark is not None
+    return mark
+
+
+@pytest.mark.parametrize("name", ["quick", "org/quick", "text2image"])
+async def test_pictures_are_drawn_for_their_prompt_and_seed(service: Service, name: str) -> None:
+    """By id, alias and type: n pictures with seeds counting up, of the size asked for, and usage."""
+    raw = await service.openai().images.with_raw_response.generate(
+        model=name, prompt="a red circle", n=2, size="1024x1024", extra_body={"seed": 7, "steps": 3}
+    )
+    answer = raw.parse()
+
+    assert answer.data is not None
+    owner = digest(raw.headers["x-request-id"])
+    marks = [marked(each.b64_json) for each in answer.data]
+    assert marks == [Mark(digest("a red circle"), seed, owner) for seed in (7, 8)]
+    with Image.open(io.BytesIO(base64.b64decode(answer.data[0].b64_json or ""))) as picture:
+        assert picture.size == (1024, 1024)
+    assert answer.usage is not None
+    assert answer.usage.output_tokens == 6
+
+
+async def test_a_call_that_names_no_model_goes_to_the_best(service: Service) -> None:
+    """OpenAI lets the model out: the best one that draws is taken, and the body is written anew with its id."""
+    raw = await service.openai().images.with_raw_response.generate(prompt="anything")
+
+    assert (await service.request(raw.headers["x-request-id"]))["model_id"] == "quick"
+
+
+async def test_partial_pictures_come_before_the_last(service: Service) -> None:
+    """A stream gives as many partial pictures as were asked for, then the finished one with usage."""
+    stream = await service.openai().images.generate(
+        model="draw", prompt="a slow one", stream=True, partial_images=2, extra_body={"steps": 6, "seed": 1}
+    )
+    events = [event async for event in stream]
+
+    kinds = [event.type for event in events]
+    assert kinds == [*["image_generation.partial_image"] * 2, "image_generation.completed"]
+    owner = digest(stream.response.headers["x-request-id"])
+    assert {marked(event.b64_json) for event in events} == {Mark(digest("a slow one"), 1, owner)}
+    assert len({event.b64_json for event in events}) == 3
+    assert events[-1].usage.output_tokens == 6  # type: ignore[union-attr]
+
+
+async def test_many_callers_each_get_their_own(service: Service) -> None:
+    """Forty calls at once, whole and streamed: no picture reaches another's caller."""
+    client = service.openai()
+
+    async def one(number: int) -> None:
+        prompt = f"picture {number}"
+        options: Any = {"model": "quick", "prompt": prompt, "extra_body": {"seed": number}}
+        if number % 2:
+            raw = await client.images.with_raw_response.generate(**options)
+            data = raw.parse().data
+            assert data is not None
+            found, owner = data[0].b64_json, raw.headers["x-request-id"]
+        else:
+            stream = await client.images.generate(**options, stream=True)
+            found, owner = [event async for event in stream][-1].b64_json, stream.response.headers["x-request-id"]
+        assert marked(found) == Mark(digest(prompt), number, digest(owner))
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(40):
+            group.create_task(one(number))
+
+
+@pytest.mark.parametrize("name", ["quick", "text2image"])
+async def test_an_edit_carries_its_upload_to_the_engine(service: Service, name: str) -> None:
+    """Multipart as the SDK sends it, by id and by type: the engine saw the very bytes that were uploaded."""
+    upload = png()
+    raw = await service.openai().images.with_raw_response.edit(
+        model=name, image=("in.png", upload), mask=png(), prompt="make it blue", extra_body={"seed": 3}
+    )
+
+    data = raw.parse().data
+    assert data is not None
+    owner = digest(raw.headers["x-request-id"])
+    assert marked(data[0].b64_json) == Mark(digest("make it blue"), 3, owner, digest(upload))
+
+
+async def test_an_edit_without_a_model_and_with_several_pictures(service: Service) -> None:
+    """`image[]` and no model: the field is added, the files stay as they are."""
+    first, second = png(colour="green"), png(colour="blue")
+    raw = await service.openai().images.with_raw_response.edit(
+        image=[("a.png", first), ("b.png", second)], prompt="both", extra_body={"seed": 4}
+    )
+
+    data = raw.parse().data
+    assert data is not None
+    assert marked(data[0].b64_json).source == digest(first)
+
+
+async def test_an_edit_is_streamed(service: Service) -> None:
+    """The form's own `stream` and `partial_images` are heeded; events are named for edits."""
+    stream = await service.openai().images.edit(
+        model="quick", image=("in.png", png()), prompt="again", stream=True, partial_images=1
+    )
+
+    kinds = [event.type async for event in stream]
+    assert kinds == ["image_edit.partial_image", "image_edit.completed"]
+
+
+async def test_an_edit_in_json(service: Service) -> None:
+    """A data URL in JSON does as well as a file."""
+    upload = png()
+    url = "data:image/png;base64," + base64.b64encode(upload).decode()
+    body = {"model": "quick", "prompt": "json", "image": url, "seed": 1}
+    answer = await service.http.post("/v1/images/edits", json=body)
+
+    assert answer.status_code == 200, answer.text
+    assert marked(answer.json()["data"][0]["b64_json"]).source == digest(upload)
+
+
+async def test_a_waiting_stream_is_told_why(service: Service) -> None:
+    """While another has the only slot, comments come before the first event, and the priority of the form counts."""
+    client = service.openai()
+    first = await client.images.generate(
+        model="draw", prompt="long", stream=True, partial_images=3, extra_body={"steps": 100}
+    )
+    await anext(aiter(first))
+    body = {"model": "draw", "prompt": "next", "stream": True, "steps": 1}
+    async with service.http.stream("POST", GENERATIONS, json=body) as waiting:
+        lines = waiting.aiter_lines()
+        comment = await anext(lines)
+        await first.close()
+        rest = [line async for line in lines]
+
+    assert comment.startswith(f": {waiting.headers['x-request-id']} waits, position 1")
+    assert "event: image_generation.completed" in rest
+
+
+async def test_a_caller_that_leaves_frees_the_slot(service: Service) -> None:
+    """Closing a stream ends the drawing: the next call on the only slot is answered, the first reads cancelled."""
+    client = service.openai()
+    stream = await client.images.generate(
+        model="draw", prompt="gone", stream=True, partial_images=3, extra_body={"steps": 200}
+    )
+    await anext(aiter(stream))
+    await stream.close()
+
+    await client.images.generate(model="draw", prompt="next", extra_body={"steps": 1})
+
+    row = await service.request(stream.response.headers["x-request-id"])
+    assert (row["outcome"], row["status"]) == ("cancelled", "cancelled")
+
+
+BAD_FIELDS: list[Any] = [
+    ({"size": "63x64"}, "size"),
+    ({"size": "huge"}, "size"),
+    ({"n": 0}, "n"),
+    ({"n": 11}, "n"),
+    ({"steps": 0}, "steps"),
+    ({"steps": 10_000}, "steps"),
+    ({"guidance": "NaN"}, "guidance"),
+    ({"scheduler": "nothing"}, "scheduler"),
+    ({"output_format": "tiff"}, "output_format"),
+    ({"output_compression": 101}, "output_compression"),
+    ({"partial_images": 4}, "partial_images"),
+    ({"prompt": None}, "prompt"),
+    ({"response_format": "file"}, "response_format"),
+    ({"response_format": "url", "stream": True}, "response_format"),
+    ({"stream": "maybe"}, "stream"),
+    ({"priority": 101}, "priority"),
+    ({"model": "chat"}, "model"),
+    ({"model": "nothing"}, "model"),
+    ({"model": ""}, "model"),
+]
+
+
+@pytest.mark.parametrize(("fields", "param"), BAD_FIELDS)
+async def test_a_wrong_field_is_named_in_json(service: Service, fields: dict[str, Any], param: str) -> None:
+    """4xx in OpenAI's shape with the field in `param`, whoever noticed, and no slot stays taken."""
+    answer = await service.http.post(GENERATIONS, json={"model": "quick", "prompt": "x", **fields})
+
+    error = answer.json()["error"]
+    assert answer.status_code in (400, 404), answer.text
+    assert (error["param"], error["type"]) == (param, error["type"])
+    assert error["message"]
+    await service.busy("quick", running=0, waiting=0)
+
+
+@pytest.mark.parametrize(("fields", "param"), [case for case in BAD_FIELDS if case[0] not in ({"prompt": None},)])
+async def test_a_wrong_field_is_named_in_a_form(service: Service, fields: dict[str, Any], param: str) -> None:
+    """The same in a multipart form."""
+    texts = {"model": "quick", "prompt": "x", **{name: str(value) for name, value in fields.items()}}
+    answer = await service.http.post("/v1/images/edits", data=texts, files={"image": png()})
+
+    error = answer.json()["error"]
+    assert answer.status_code in (400, 404), answer.text
+    assert error["param"] == param
+    assert set(error) == {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        pytest.param("multipart/form-data", b"", id="no boundary"),
+        pytest.param("multipart/form-data; boundary=x", b"", id="empty"),
+        pytest.param("multipart/form-data; boundary=x", b"nothing of the kind", id="no form"),
+        pytest.param(
+            "multipart/form-data; boundary=x", b'--x\r\ncontent-disposition: form-data; name="a"\r\n\r\nb', id="cut"
+        ),
+        pytest.param(
+            "multipart/form-data; boundary=x", b"--x\r\ncontent-type: a/b\r\n\r\nb\r\n--x--\r\n", id="no name"
+        ),
+        pytest.param("application/json", b"{", id="cut JSON"),
+    ],
+)
+async def test_a_broken_body_is_refused(service: Service, content_type: str, body: bytes) -> None:
+    """400 that says what is wrong with it."""
+    answer = await service.http.post("/v1/images/edits", content=body, headers={"content-type": content_type})
+
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["code"] in ("invalid_form", "invalid_json")
+
+
+async def test_an_upload_above_the_limit_is_refused(service: Service) -> None:
+    """413 that names the setting."""
+    files = {"image": b"x" * (5 << 20)}
+    answer = await service.http.post("/v1/images/edits", data={"prompt": "x"}, files=files)
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
+
+
+async def test_what_is_no_picture_is_refused_by_name(service: Service) -> None:
+    """A text file as `image`: 400 naming the field, through the SDK."""
+    with pytest.raises(openai.BadRequestError) as refused:
+        await service.openai().images.edit(model="quick", image=("a.png", b"plain text"), prompt="x")
+
+    assert refused.value.param == "image"
+
+
+async def test_the_wrong_method_is_told(service: Service) -> None:
+    """405 with allow."""
+    answer = await service.http.get(GENERATIONS)
+
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
