@@ -21,6 +21,7 @@ from controlplane.runtime.progress import OnProgress, PipReader, Progress
 from controlplane.runtime.recipes import Interpreter, Recipe, find_interpreter, folder_name
 
 READY_FILE = "READY"
+EXTRAS = "extras"
 
 
 class EnvironmentInstallFailed(RuntimeFailure):
@@ -29,6 +30,11 @@ class EnvironmentInstallFailed(RuntimeFailure):
 
 class EnvironmentBroken(RuntimeFailure):
     """An environment is absent or does not work; the message names the command that makes it anew."""
+
+
+def extras_folder(python: Path, name: str) -> Path:
+    """Where the environment that `python` belongs to has its extras `name`."""
+    return python.parent.parent / EXTRAS / name
 
 
 class EnvironmentStatus(StrEnum):
@@ -137,15 +143,20 @@ class Environments:
         python = _python(folder)
         progress(Progress(name, "creating", f"Python {interpreter.tag}"))
         await run_command([interpreter.program, "-I", "-m", "venv", folder], log=log, on_line=_ignore, held_fds=[lock])
-        for arguments, total in _pip_steps(self._recipe(name)):
+        for arguments, total in _pip_steps(self._recipe(name), python):
             reader = PipReader(Progress(name, "fetching", total=total), progress)
             await run_command([python, "-I", "-u", "-m", "pip", *arguments], log=log, on_line=reader, held_fds=[lock])
         progress(Progress(name, "checking"))
         await self._check(name, python, log, [lock])
 
     async def _check(self, name: str, python: Path, log: Path, held_fds: Sequence[int] = ()) -> None:
-        check = self._recipe(name).settings.check
-        await run_command([python, "-I", "-c", check], log=log, on_line=_ignore, held_fds=held_fds)
+        settings = self._recipe(name).settings
+        checks = [settings.check]
+        for extras in settings.extras:
+            ahead = str(extras_folder(python, extras.name))
+            checks.append(f"import sys; sys.path.insert(0, {ahead!r})\n{extras.check}")
+        for check in checks:
+            await run_command([python, "-I", "-c", check], log=log, on_line=_ignore, held_fds=held_fds)
 
     def _recipe(self, name: str) -> Recipe:
         try:
@@ -174,7 +185,7 @@ class Environments:
         return folder.with_name(f"{folder.name}.log")
 
 
-def _pip_steps(recipe: Recipe) -> list[tuple[Sequence[str | Path], int]]:
+def _pip_steps(recipe: Recipe, python: Path) -> list[tuple[Sequence[str | Path], int]]:
     """pip's arguments, step by step, each with the number of packages it names (0: not known)."""
     settings = recipe.settings
     quiet = ["--disable-pip-version-check", "--no-input"]
@@ -189,6 +200,9 @@ def _pip_steps(recipe: Recipe) -> list[tuple[Sequence[str | Path], int]]:
         steps.append((["install", *quiet, *bar, *exactly], recipe.locked_packages))
     if settings.remove:
         steps.append((["uninstall", *quiet, "--yes", *settings.remove], len(settings.remove)))
+    for extras in settings.extras:
+        aside: list[str | Path] = ["--no-deps", "--target", extras_folder(python, extras.name)]
+        steps.append((["install", *quiet, *bar, *aside, *extras.packages], len(extras.packages)))
     return steps
 
 

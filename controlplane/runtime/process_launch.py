@@ -17,12 +17,13 @@ from typing import Protocol
 from adapters.endpoint import Endpoint
 from controlplane.errors import RuntimeFailure
 from controlplane.ports import ReplicaOrder
+from controlplane.runtime.environments import extras_folder
 from controlplane.runtime.process_files import Leader, ReplicaFiles
 from controlplane.runtime.process_label import label_of, to_environment
 from controlplane.runtime.process_log import ReplicaLog
 from controlplane.runtime.process_tree import start_time, wait_until_it_shows_its_label
 
-_TOKEN = re.compile(r"\{(python|uds|host|port)\}")
+_TOKEN = re.compile(r"\{(?:(python|uds|host|port)|extras:([a-z0-9][a-z0-9.-]*))\}")
 
 
 class Interpreters(Protocol):
@@ -99,6 +100,8 @@ def _filler(place: Place) -> Callable[[str], str]:
     values["port"] = None if place.endpoint.port is None else str(place.endpoint.port)
 
     def value(match: re.Match[str]) -> str:
+        if match[2]:  # an operator's own interpreter has none, and brings what it needs itself
+            return str(extras_folder(place.python, match[2]))
         found = values[match[1]]
         if found is None:
             raise RuntimeFailure(f"its launch uses {match[0]}, but it listens on {place.endpoint}")

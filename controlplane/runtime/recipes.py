@@ -16,7 +16,7 @@ from typing import Annotated, TypeVar
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
-from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 import engines
 from controlplane.errors import ConfigError
@@ -52,6 +52,27 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 PackageName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+$")]
 
 
+class Extras(BaseModel):
+    """Packages in a folder of their own, without their dependencies: only launches that name it see them.
+
+    `check` runs with that folder ahead of the environment's libraries.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Slug
+    packages: Annotated[tuple[ExactPin, ...], Field(min_length=1)]
+    check: str
+
+
+def _named_once(extras: tuple[Extras, ...]) -> tuple[Extras, ...]:
+    names = [each.name for each in extras]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"two extras are named {name!r}; give each a name of its own")
+    return extras
+
+
 class RecipeFile(BaseModel):
     """The keys of an environment.toml; `first` is installed with its dependencies, `lock` without."""
 
@@ -64,6 +85,7 @@ class RecipeFile(BaseModel):
     first: tuple[ExactPin, ...] = ()
     lock: str | None = None
     remove: tuple[PackageName, ...] = ()
+    extras: Annotated[tuple[Extras, ...], AfterValidator(_named_once)] = ()
     check: str
 
 
@@ -95,7 +117,9 @@ def load_recipe(path: Path) -> Recipe:
     settings = parse_toml(path, text, RecipeFile)
     lock = path.parent / settings.lock if settings.lock else None
     locked = read_text(lock) if lock else ""
-    content = hashlib.sha256(f"{settings.model_dump_json()}\0{locked}".encode()).hexdigest()
+    # A key that is not used stays out: a release that adds one must not make every environment anew.
+    written = settings.model_dump_json(exclude=None if settings.extras else {"extras"})
+    content = hashlib.sha256(f"{written}\0{locked}".encode()).hexdigest()
     return Recipe(settings, lock, len(re.findall(r"^[A-Za-z0-9]\S*==", locked, re.MULTILINE)), content)
 
 

@@ -37,7 +37,7 @@ class EngineProcess:
         self.log: list[str] = []
         self._grace_seconds = launch.stop_grace_seconds
         self._settled = threading.Event()  # ready, or ended
-        tokens = {"{python}": str(python), "{uds}": str(folder / "e.sock")}
+        tokens = {"python": str(python), "uds": str(folder / "e.sock"), "extras": str(python.parent.parent / "extras")}
         own = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG"}}
         self._process = subprocess.Popen(
             [_fill(word, tokens) for word in launch.argv],
@@ -108,7 +108,11 @@ def _follow_parent() -> None:
 
 
 def _fill(word: str, tokens: dict[str, str]) -> str:
-    return re.sub(r"\{(?:python|uds)\}", lambda token: tokens[token.group()], word)
+    return re.sub(r"\{(python|uds|extras)(?::([a-z0-9.-]+))?\}", lambda found: _value(found, tokens), word)
+
+
+def _value(found: re.Match[str], tokens: dict[str, str]) -> str:
+    return tokens[found[1]] + (f"/{found[2]}" if found[2] else "")
 
 
 @contextmanager

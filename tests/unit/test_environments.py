@@ -17,6 +17,7 @@ from controlplane.runtime.environments import (
     EnvironmentInstallFailed,
     Environments,
     EnvironmentStatus,
+    extras_folder,
 )
 from controlplane.runtime.file_lock import file_lock
 from controlplane.runtime.progress import Progress, read_pip_line
@@ -134,6 +135,46 @@ async def test_a_recipe_becomes_an_environment_once(tmp_path: Path, wheels: Path
     seen.clear()
     assert await made.ensure("tiny", seen.append) == python
     assert seen == []
+
+
+EXTRAS = """
+first = ["shared==1.0"]
+check = "import shared; assert shared.value == 1"
+
+[[extras]]
+name = "other"
+packages = ["shared==2.0", "lonely==1.0"]
+check = "import lonely, shared; assert shared.value == 2"
+"""
+
+
+async def test_extras_lie_aside(tmp_path: Path, wheels: Path) -> None:
+    """Claim: extras come without their dependencies, only those see them who name their folder, and they go first."""
+    for version in ("1.0", "2.0"):
+        make_wheel(wheels, "shared", {"shared.py": f"value = {version[0]}\n"}, version)
+    make_wheel(wheels, "lonely", {"lonely.py": ""}, needs=["not-there"])
+    made = environments(tmp_path, write_recipe(tmp_path, EXTRAS))
+
+    python = await made.ensure("tiny", lambda _: None)
+    await made.verify("tiny")
+
+    probe = [python, "-c", "import importlib.util as u, shared; print(shared.value, u.find_spec('lonely') is not None)"]
+    beside = os.environ | {"PYTHONPATH": str(extras_folder(python, "other"))}
+    assert subprocess.check_output(probe, text=True).split() == ["1", "False"]
+    assert subprocess.check_output(probe, text=True, env=beside).split() == ["2", "True"]
+
+
+async def test_extras_that_do_not_import_leave_nothing(tmp_path: Path, wheels: Path) -> None:
+    """Claim: an environment is ready only when its extras pass their check too."""
+    make_wheel(wheels, "shared", {"shared.py": "value = 1\n"})
+    make_wheel(wheels, "shared", {"shared.py": "value = 2\n"}, "2.0")
+    make_wheel(wheels, "lonely", {"lonely.py": "import not_there"})
+    made = environments(tmp_path, write_recipe(tmp_path, EXTRAS))
+
+    with pytest.raises(EnvironmentInstallFailed, match="No module named 'not_there'"):
+        await made.ensure("tiny", lambda _: None)
+
+    assert made_folders(tmp_path) == []
 
 
 async def test_a_wrong_hash_leaves_nothing(tmp_path: Path, wheels: Path) -> None:
@@ -305,6 +346,9 @@ def test_unknown_names_are_told(tmp_path: Path) -> None:
         ('check = "pass"\npip = "9"', "pip 9 is too old"),
         ('check = "pass"\nfirst = ["torch>=2"]', "first.0: String should match"),
         ('check = "pass"\nlock = "no.lock"', "cannot read"),
+        ('check = ""\n[[extras]]\nname = "x"\npackages = ["a==1"]', "extras.0.check: Field required"),
+        ('check = ""\n[[extras]]\nname = "x"\npackages = ["a>1"]\ncheck = ""', "extras.0.packages.0: String should"),
+        ('check = ""\n' + 2 * '[[extras]]\nname = "x"\npackages = ["a==1"]\ncheck = ""\n', "two extras are named 'x'"),
         ("check = ", "not valid TOML"),
     ],
 )

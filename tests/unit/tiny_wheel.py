@@ -2,16 +2,19 @@
 
 import hashlib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 
-def make_wheel(folder: Path, name: str, files: Mapping[str, str], version: str = "1.0") -> str:
-    """Write `name`-`version` with `files` into `folder`; returns its sha256."""
+def make_wheel(
+    folder: Path, name: str, files: Mapping[str, str], version: str = "1.0", needs: Sequence[str] = ()
+) -> str:
+    """Write `name`-`version` with `files` into `folder`; returns its sha256. `needs` names its dependencies."""
+    requires = "".join(f"Requires-Dist: {need}\n" for need in needs)
     stem = f"{name.replace('-', '_')}-{version}"
     content = {
         **files,
-        f"{stem}.dist-info/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{stem}.dist-info/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{requires}",
         f"{stem}.dist-info/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     record = f"{stem}.dist-info/RECORD"

@@ -54,6 +54,15 @@ async def test_tokens_become_values_and_other_braces_stay(world: ProcessWorld) -
     assert f'{endpoint.uds} {{"port": {{}}}} {{other}} at {endpoint.uds}' in report.reason
 
 
+async def test_extras_are_named_by_their_place_in_the_environment(world: ProcessWorld) -> None:
+    """{extras:NAME} is the folder of those packages beside the interpreter, in variables too."""
+    code = "import os, sys; print(*sys.argv[1:], os.environ['PLACE'])"
+    order = python(code, "{extras:vision}", "{extras:}", env={"PLACE": "{extras:a}:{extras:b.c}"})
+    _, report = await run_to_its_end(world, order)
+    beside = Path(sys.executable).parent.parent / "extras"
+    assert f"{beside}/vision {{extras:}} {beside}/a:{beside}/b.c" in report.reason
+
+
 async def test_tcp_engines_get_a_free_port_of_their_own(world: ProcessWorld) -> None:
     """Replicas that listen on TCP get different loopback ports, which they can bind."""
     code = "import socket, sys; socket.create_server((sys.argv[1], int(sys.argv[2]))); print('bound', sys.argv[2])"
