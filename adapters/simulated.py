@@ -17,7 +17,7 @@ from engines.simulated.script import Script, ScriptError, parse_script
 OVERHEAD_MIB = 48
 _START_SECONDS = 60.0
 _STOP_GRACE_SECONDS = 5.0
-_IMAGE_PATHS = frozenset({"/v1/images/generations", "/v1/images/edits"})
+_IMAGE_PATHS = frozenset({"/v1/images/generations", "/v1/images/edits", "/v1/images/process"})
 _NOT_SCRIPTED = frozenset({"script", "ready_timeout_seconds", "stop_grace_seconds"})
 
 

@@ -8,8 +8,8 @@ from time import time
 from typing import Any
 
 from engines.simulated.core import Core
-from engines.simulated.image_replies import Easel, PictureSink, PictureStream, WholePictures
-from engines.simulated.image_requests import WantedPictures, wanted_edit, wanted_pictures
+from engines.simulated.image_replies import Easel, OperationReply, PictureSink, PictureStream, WholePictures
+from engines.simulated.image_requests import WantedPictures, wanted_edit, wanted_operation, wanted_pictures
 from engines.simulated.replies import StreamReply, WholeReply
 from engines.simulated.requests import (
     Limits,
@@ -56,6 +56,7 @@ class App:
             "/v1/embeddings": {"POST": self._embeddings},
             "/v1/images/generations": {"POST": partial(self._draw, wanted_pictures, "image_generation")},
             "/v1/images/edits": {"POST": partial(self._draw, wanted_edit, "image_edit")},
+            "/v1/images/process": {"POST": self._process},
             "/tokenize": {"POST": self._tokenize},
             "/detokenize": {"POST": self._detokenize},
             "/sleep": {"POST": self._sleep},
@@ -101,10 +102,18 @@ class App:
         easel = Easel(wanted, kind)
         sink: PictureSink = PictureStream(connection, easel) if wanted.stream else WholePictures(connection, easel)
         generation = Generation(sink, count_tokens(wanted.prompt), wanted.steps, "stop", wanted.priority)
+        self._submit_steps(connection, generation)
+        sink.begin()
+
+    def _process(self, request: Request, connection: Connection) -> None:
+        wanted = wanted_operation(request, self._limits)
+        reply = OperationReply(connection, wanted)
+        self._submit_steps(connection, Generation(reply, 0, 1, "stop", wanted.priority))
+
+    def _submit_steps(self, connection: Connection, generation: Generation) -> None:
         steps_per_second = self._core.script.steps_per_second
         generation.interval = 1.0 / steps_per_second if steps_per_second else 0.0
         self._submit(connection, generation)
-        sink.begin()
 
     def _embeddings(self, request: Request, connection: Connection) -> None:
         wanted = wanted_embeddings(request, self._limits)

@@ -9,7 +9,7 @@ import base64
 import time
 from typing import Any, Protocol
 
-from engines.simulated.image_requests import WantedPictures, opened
+from engines.simulated.image_requests import WantedOperation, WantedPictures, opened
 from engines.simulated.pictures import Mark, digest, draw, encode
 from engines.simulated.requests import Refusal, bad_request
 from engines.simulated.shapes import event
@@ -103,6 +103,40 @@ class WholePictures:
             self._connection.json(failure.status, failure.content())
         else:
             self._connection.json(200, self._easel.whole())
+
+
+class OperationReply:
+    """The picture with one operation done to it."""
+
+    def __init__(self, connection: Connection, wanted: WantedOperation) -> None:
+        self._connection = connection
+        self._wanted = wanted
+
+    def begin(self) -> None:
+        """Nothing is sent before the end."""
+
+    def tokens(self, _start: int, _end: int) -> None:
+        """An operation is one step."""
+
+    def finished(self, reason: str) -> None:
+        failure = _FAILURES.get(reason)
+        if failure is not None:
+            self._connection.json(failure.status, failure.content())
+            return
+        wanted = self._wanted
+        made = wanted.operation.applied_to(wanted.picture)
+        asked = wanted.operation.encoding()
+        output_format = wanted.output_format if asked is None else asked.output_format
+        content = encode(made, output_format, None if asked is None else asked.quality)
+        answer = {
+            "created": int(time.time()),
+            "data": [{"b64_json": base64.b64encode(content).decode()}],
+            "output_format": output_format,
+            "size": f"{made.width}x{made.height}",
+            "operation": wanted.operation.name,
+            "method": "lanczos" if wanted.operation.name == "upscale" else "pillow",
+        }
+        self._connection.json(200, answer)
 
 
 class PictureStream:

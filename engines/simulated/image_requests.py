@@ -5,20 +5,24 @@ JSON with data URLs or multipart forms, read into the same fields.
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+import orjson
 from PIL import Image
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import Field, File, create_form_parser
 
+from engines.pictures.encoding import OutputFormat, output_format
+from engines.pictures.intake import Limits as PictureLimits
+from engines.pictures.intake import PictureRefused, read_picture
+from engines.pictures.operations import OPERATIONS, Operation, SizeLimits, check_size, operation_of
+from engines.pictures.refusals import ParameterRefused
 from engines.simulated.requests import Body, Limits, Refusal, bad_request, model_name, priority_of, read_body, uploaded
 from engines.simulated.wire import Request
 
-FORMATS = ("png", "jpeg", "webp")
 SCHEDULERS = ("ddim", "dpmpp_2m", "euler", "euler_a", "flow_euler")
 _MULTIPLE_OF = 8
 _LARGEST_SIDE = 2048
@@ -26,8 +30,10 @@ _MOST_STEPS = 200
 _MOST_PICTURES = 10
 _DEFAULT_SIZE = (64, 64)
 _DEFAULT_STEPS = 4
-_FILES = frozenset({"image", "image[]", "mask"})
-_TEXTS = frozenset({"model", "prompt", "negative_prompt", "size", "scheduler", "output_format", "operation", "user"})
+_RESULT = SizeLimits(max_pixels=_LARGEST_SIDE**2)
+_TEXTS = frozenset(
+    {"model", "prompt", "negative_prompt", "size", "scheduler", "output_format", "operation", "parameters", "user"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +47,23 @@ class WantedPictures:
     size: tuple[int, int]
     seed: int | None
     steps: int
-    output_format: str
+    output_format: OutputFormat
     compression: int | None
     partial_images: int
     priority: int
     stream: bool
     source: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WantedOperation:
+    """One operation on an uploaded picture, checked."""
+
+    model: str
+    operation: Operation
+    picture: Image.Image
+    output_format: OutputFormat
+    priority: int
 
 
 def wanted_pictures(request: Request, limits: Limits) -> WantedPictures:
@@ -65,14 +82,38 @@ def wanted_edit(request: Request, limits: Limits) -> WantedPictures:
     return _wanted(request, fields, limits, None if strength == 0 else source)
 
 
+def wanted_operation(request: Request, limits: Limits) -> WantedOperation:
+    """A body for /v1/images/process. Raises `Refusal`."""
+    fields = _fields(request)
+    given = fields.get("parameters")
+    if isinstance(given, str):
+        given = _object(given)
+    if given is not None and not isinstance(given, dict):
+        _refuse("parameters", "an object", given)
+    name = fields.get("operation")
+    if not isinstance(name, str):
+        _refuse("operation", f"one of {', '.join(OPERATIONS)}", name)
+    try:
+        operation = operation_of(name, given or {})
+        picture = opened(_content(fields.get("image"), "image"), "image")
+        check_size(operation, picture.size, _RESULT)
+    except ParameterRefused as exc:
+        raise bad_request(str(exc), exc.field) from exc
+    return WantedOperation(
+        model=model_name(fields, limits),
+        operation=operation,
+        picture=picture,
+        output_format=_format(fields),
+        priority=priority_of(request, fields),
+    )
+
+
 def opened(content: bytes, param: str) -> Image.Image:
     """The uploaded picture. Raises `Refusal`."""
     try:
-        picture = Image.open(io.BytesIO(content))
-        picture.load()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as exc:
-        raise bad_request(f"{param} is not a picture that can be read", param) from exc
-    return picture
+        return read_picture(content, PictureLimits())
+    except PictureRefused as exc:
+        raise bad_request(f"{param}: {exc}", param) from exc
 
 
 def _wanted(request: Request, fields: Body, limits: Limits, source: bytes | None) -> WantedPictures:
@@ -95,7 +136,7 @@ def _wanted(request: Request, fields: Body, limits: Limits, source: bytes | None
         size=_size(fields),
         seed=_whole(fields, "seed", 0, 2**63 - 1),
         steps=steps or _DEFAULT_STEPS,
-        output_format=_one_of(fields, "output_format", FORMATS) or "png",
+        output_format=_format(fields),
         compression=_whole(fields, "output_compression", 0, 100),
         partial_images=_whole(fields, "partial_images", 0, 3) or 0,
         priority=priority_of(request, fields),
@@ -130,6 +171,13 @@ def _form(kind: bytes, body: bytes) -> Body:
     except (FormParserError, ValueError) as exc:
         raise Refusal(400, f"There was an error parsing the body: {exc}", "Bad Request") from exc
     return fields
+
+
+def _object(text: str) -> object:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        _refuse("parameters", "JSON text", text)
 
 
 def _plain(text: str) -> object:
@@ -178,6 +226,14 @@ def _number(fields: Body, key: str, lowest: float, highest: float) -> float | No
     if type(value) not in (int, float) or not math.isfinite(value) or not lowest <= value <= highest:
         _refuse(key, f"a number from {lowest} to {highest}", value)
     return float(value)
+
+
+def _format(fields: Body) -> OutputFormat:
+    name = fields.get("output_format", "png")
+    try:
+        return output_format(name if isinstance(name, str) else repr(name))
+    except ParameterRefused as exc:
+        raise bad_request(str(exc), exc.field) from exc
 
 
 def _one_of(fields: Body, key: str, known: tuple[str, ...]) -> str | None:

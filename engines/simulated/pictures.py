@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from engines.pictures import encoding
+from engines.pictures.encoding import OutputFormat
+
 _MAGIC = b"SIM1"
 _DIGEST_BYTES = 6
 _SEED_BYTES = 8
@@ -63,15 +66,15 @@ def draw(mark: Mark, size: tuple[int, int], done: float = 1.0, source: Image.Ima
     return Image.frombytes("RGB", size, bytes(pixels))
 
 
-def encode(picture: Image.Image, output_format: str, compression: int | None) -> bytes:
-    """PNG, JPEG or WebP (lossless unless a compression is asked for)."""
+def encode(picture: Image.Image, output_format: OutputFormat, quality: int | None) -> bytes:
+    """PNG, JPEG or WebP, which is lossless unless a quality is asked for."""
     buffer = io.BytesIO()
     if output_format == "png":
         picture.save(buffer, "PNG", compress_level=1)
-    elif compression is None and output_format == "webp":
+    elif output_format == "webp" and quality is None:
         picture.save(buffer, "WEBP", lossless=True)
     else:
-        picture.save(buffer, output_format.upper(), quality=85 if compression is None else compression)
+        return encoding.encode(picture, encoding.Encoding(output_format, quality))
     return buffer.getvalue()
 
 

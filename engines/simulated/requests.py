@@ -5,19 +5,21 @@ Only the fields that change what the simulated engine does are looked at; vLLM l
 
 from __future__ import annotations
 
-import base64
-import binascii
 import uuid
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
+from engines.pictures.encoding import from_data_url
+from engines.pictures.intake import PictureRefused
 from engines.simulated.pictures import seen
 from engines.simulated.text import count_tokens, detokenize
 from engines.simulated.wire import Request
 
 Body = dict[str, Any]  # a JSON object as it came
+
+_LARGEST_UPLOAD_MIB = 64
 
 
 class Refusal(Exception):
@@ -200,13 +202,10 @@ def uploaded_image(part: Body) -> bytes:
 
 def uploaded(given: object, param: str) -> bytes:
     """The bytes of a data URL. Raises `Refusal`."""
-    head, comma, text = given.partition(",") if isinstance(given, str) else ("", "", "")
-    if not head.startswith("data:") or not comma:
-        raise bad_request(f"{param} must be a data URL", param)
     try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as exc:
-        raise bad_request(f"{param} is not valid base64", param) from exc
+        return from_data_url(given if isinstance(given, str) else "", _LARGEST_UPLOAD_MIB)
+    except PictureRefused as exc:
+        raise bad_request(str(exc), param) from exc
 
 
 def _check_length(prompt_tokens: int, output_tokens: int, limits: Limits) -> None:
