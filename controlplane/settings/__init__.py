@@ -3,10 +3,12 @@
 from controlplane.settings.loading import load
 from controlplane.settings.manager_file import (
     ApiKey,
+    ArtifactSettings,
     DeviceSettings,
     EngineSettings,
     LoggingSettings,
     LogSettings,
+    MediaSettings,
     RetentionSettings,
     SchedulingSettings,
     Scope,
@@ -18,11 +20,13 @@ from controlplane.settings.settings import Settings
 
 __all__ = [
     "ApiKey",
+    "ArtifactSettings",
     "DeviceSettings",
     "EngineKind",
     "EngineSettings",
     "LogSettings",
     "LoggingSettings",
+    "MediaSettings",
     "ModelSettings",
     "RetentionSettings",
     "SchedulingSettings",

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from controlplane.core.model import Rules
-from controlplane.settings.section import FilePath, KeyHash, Mebibytes, Seconds, Section, Whole
+from controlplane.settings.section import FilePath, Flag, KeyHash, Mebibytes, Seconds, Section, Whole
 
 DEFAULT_STATE_DIR = Path("~/.local/share/inference-manager")
 DEFAULT_CACHE_DIR = Path("~/.cache/inference-manager")
@@ -127,6 +127,38 @@ class RetentionSettings(Section):
     """Days an event stays."""
 
 
+class ArtifactSettings(Section):
+    """Where the pictures of results are kept, and for how long."""
+
+    dir: FilePath | None = None
+    """Folder for them. null: `artifacts` in `state_dir`."""
+    max_gib: Annotated[float, Field(gt=0, le=1_048_576)] = 10.0
+    """GiB they may take; the least recently used go first."""
+    max_age_days: Annotated[Whole, Field(ge=1, le=36_500)] = 30
+    """Days after which one that was neither made again nor read is removed."""
+
+    @property
+    def max_mib(self) -> int:
+        return max(1, int(self.max_gib * 1024))
+
+
+class MediaSettings(Section):
+    """Which pictures callers may send or name."""
+
+    folder: FilePath | None = None
+    """Folder in which `image_path` is looked up, and nowhere else; links are not followed. null: no paths are read."""
+    max_image_mib: Annotated[Whole, Field(ge=1, le=1024)] = 20
+    """Largest file of one picture, in MiB."""
+    max_image_megapixels: Annotated[Whole, Field(ge=1, le=178)] = 64
+    """Largest picture, in millions of pixels: width times height."""
+    fetch_urls: Flag = True
+    """Whether the service fetches pictures that callers name by `http://` or `https://` address."""
+    fetch_timeout_seconds: Annotated[Seconds, Field(gt=0, le=600)] = 20.0
+    """Longest time one such fetch may take in all."""
+    allow_private_addresses: Flag = False
+    """true: such an address may also lie on this machine or in local networks (never link-local)."""
+
+
 class VllmSettings(Section):
     """How vLLM is run."""
 
@@ -173,7 +205,7 @@ class ManagerFile(Section):
     models_file: FilePath = Path("models.json")
     """The file with the models, relative to this file."""
     state_dir: FilePath = DEFAULT_STATE_DIR
-    """Folder for the database, sockets and replicas' logs."""
+    """Folder for the database, sockets, replicas' logs and results' pictures."""
     cache_dir: FilePath = DEFAULT_CACHE_DIR
     """Folder for what can be fetched again: engine environments (`engines/`) and models (`models/`)."""
     api_keys: tuple[ApiKey, ...] = ()
@@ -184,6 +216,10 @@ class ManagerFile(Section):
     """Order, patience and retries."""
     retention: RetentionSettings = Field(default_factory=RetentionSettings)
     """How long history is kept."""
+    artifacts: ArtifactSettings = Field(default_factory=ArtifactSettings)
+    """Where the pictures of results are kept, and for how long."""
+    media: MediaSettings = Field(default_factory=MediaSettings)
+    """Which pictures callers may send or name."""
     engines: EngineSettings = Field(default_factory=EngineSettings)
     """Per engine kind."""
     logging: LoggingSettings = Field(default_factory=LoggingSettings)
@@ -200,6 +236,11 @@ class ManagerFile(Section):
     def models_dir(self) -> Path:
         """Where fetched models lie."""
         return self.cache_dir / "models"
+
+    @property
+    def artifacts_dir(self) -> Path:
+        """Where the pictures of results lie."""
+        return self.artifacts.dir or self.state_dir / "artifacts"
 
     def rules(self) -> Rules:
         """The scheduling parameters that decisions depend on."""
