@@ -5,6 +5,7 @@ import errno
 import os
 import socket
 import stat
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
