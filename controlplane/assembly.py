@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from importlib import metadata
 from pathlib import Path
 
@@ -30,6 +31,11 @@ from controlplane.loop.recovery import Recovery
 from controlplane.loop.rows import RowKeeper
 from controlplane.loop.telemetry import Telemetry
 from controlplane.loop.world import DEFAULT_STOP_GRACE_SECONDS, ModelEntry, World
+from controlplane.media.artifacts import ArtifactLimits, Artifacts
+from controlplane.media.fetching import FetchRules, ImageFetcher
+from controlplane.media.folder import MediaFolder
+from controlplane.media.intake import Intake
+from controlplane.media.media import Media
 from controlplane.ports import Clock, Devices, ReplicaExit, Runtime
 from controlplane.runtime.devices import detect
 from controlplane.runtime.environments import Environments
@@ -41,6 +47,7 @@ from controlplane.runtime.process_log import LogLimits
 from controlplane.runtime.recipes import shipped_recipes
 from controlplane.settings import Settings
 from controlplane.store.store import Store
+from engines.pictures.intake import Limits
 
 WAIT_TICK_SECONDS = 1.0
 _MIB = 1024 * 1024
@@ -53,6 +60,7 @@ class Service:
     app: Asgi
     world: World
     store: Store
+    media: Media
     runtime: Runtime
     inbox: Inbox
     loop: Loop
@@ -87,10 +95,12 @@ async def assemble(settings: Settings, store: Store, clock: Clock) -> Service:
     around = Surroundings(dispatcher, store, clock, WAIT_TICK_SECONDS)
     admission = Admission(world, outlook, around, telemetry, _door_rules(settings, backoff))
     parts = Parts(world, dispatcher, actuator, rows, store, outlook, telemetry)
+    media, commands = _media(settings, clock), Commands(world, store, inbox.poke)
     return Service(
-        app=application(_context(settings, parts, admission, Commands(world, store, inbox.poke))),
+        app=application(_context(settings, parts, admission, commands, media)),
         world=world,
         store=store,
+        media=media,
         runtime=runtime,
         inbox=inbox,
         loop=Loop(inbox, parts, LoopRules(settings.scheduling.resync_seconds, backoff)),
@@ -181,7 +191,25 @@ def _door_rules(settings: Settings, backoff: Backoff) -> DoorRules:
     )
 
 
-def _context(settings: Settings, parts: Parts, admission: Admission, commands: Commands) -> Context:
+def _media(settings: Settings, clock: Clock) -> Media:
+    kept, media = settings.artifacts, settings.media
+    rules = FetchRules(
+        enabled=media.fetch_urls,
+        allow_private=media.allow_private_addresses,
+        max_mib=media.max_image_mib,
+        timeout=timedelta(seconds=media.fetch_timeout_seconds),
+    )
+    return Media(
+        artifacts=Artifacts(
+            settings.artifacts_dir, ArtifactLimits(kept.max_mib, timedelta(days=kept.max_age_days)), clock
+        ),
+        folder=MediaFolder(media.folder, media.max_image_mib),
+        fetch=ImageFetcher(rules).fetch,
+        intake=Intake(Limits(media.max_image_mib, media.max_image_megapixels)),
+    )
+
+
+def _context(settings: Settings, parts: Parts, admission: Admission, commands: Commands, media: Media) -> Context:
     return Context(
         keyring=Keyring(settings.api_keys, settings.server.cors_origins),
         admission=admission,
@@ -189,6 +217,7 @@ def _context(settings: Settings, parts: Parts, admission: Admission, commands: C
         outlook=parts.outlook,
         world=parts.world,
         store=parts.store,
+        media=media,
         telemetry=parts.telemetry,
         max_body_bytes=settings.server.max_body_mib * _MIB,
         cors_origins=settings.server.cors_origins,

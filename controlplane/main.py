@@ -53,7 +53,8 @@ async def _serve(settings: Settings, keep_engines: bool) -> None:
             _calm_collector()
             host, port = bound.getsockname()[:2]
             log.info("listening", url=f"http://{host}:{port}", models=len(settings.models), pid=os.getpid())
-            await _until_stopped(service, server, Retention(store, settings.retention, clock), keep_engines)
+            retention = Retention(store, service.media.artifacts, settings.retention, clock)
+            await _until_stopped(service, server, retention, keep_engines)
         finally:
             await store.close()
     log.info("stopped")

@@ -8,6 +8,7 @@ from controlplane.loop.commands import Commands
 from controlplane.loop.outlook import Outlook
 from controlplane.loop.telemetry import Telemetry
 from controlplane.loop.world import World
+from controlplane.media.media import Media
 from controlplane.store.store import Store
 
 
@@ -19,6 +20,7 @@ class Context:
     outlook: Outlook
     world: World
     store: Store
+    media: Media
     telemetry: Telemetry
     max_body_bytes: int
     cors_origins: tuple[str, ...]
