@@ -24,6 +24,7 @@ from engines.diffusers.live import LiveRequests
 from engines.diffusers.metrics import Metrics
 from engines.diffusers.options import EngineOptions
 from engines.diffusers.results import KeptResults
+from engines.diffusers.threads import PictureThreads
 
 log = logging.getLogger("diffusers_engine")
 
@@ -107,7 +108,7 @@ async def _serve(arguments: argparse.Namespace, worker: PipelineWorker | None, s
     metrics = Metrics(worker)
     results = KeptResults(options.keep_results_seconds, options.keep_results_mib)
     requests = LiveRequests(results, metrics, options.max_waiting_images)
-    engine = Engine(tuple(arguments.model), options, worker, requests, metrics, int(time()))
+    engine = Engine(tuple(arguments.model), options, worker, requests, metrics, PictureThreads(), int(time()))
     signals: asyncio.Queue[None] = asyncio.Queue()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, None)
@@ -126,6 +127,7 @@ async def _serve(arguments: argparse.Namespace, worker: PipelineWorker | None, s
         await requests.drain(_CANCELLING_SECONDS)
     server.should_exit = True
     await serving
+    engine.threads.close()
 
 
 async def _drained(requests: LiveRequests, grace_seconds: float, signals: "asyncio.Queue[None]") -> bool:

@@ -12,8 +12,10 @@ from starlette.routing import Route
 
 from engines.diffusers import metrics
 from engines.diffusers.body_limit import BodyLimit
+from engines.diffusers.edits import edit
 from engines.diffusers.engine import Engine
 from engines.diffusers.generations import generate
+from engines.diffusers.process import process
 from engines.diffusers.refusals import Refused
 from engines.diffusers.wire import REQUEST_ID
 
@@ -114,6 +116,8 @@ async def _broken(_request: Request, _exc: Exception) -> Response:
 
 _ROUTES = [
     Route("/v1/images/generations", generate, methods=["POST"]),
+    Route("/v1/images/edits", edit, methods=["POST"]),
+    Route("/v1/images/process", process, methods=["POST"]),
     Route("/v1/models", _models),
     Route("/v1/pipeline", _pipeline),
     Route("/v1/requests/{request_id}", _request_state),

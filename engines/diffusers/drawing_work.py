@@ -10,20 +10,19 @@ from PIL.Image import Image
 
 from engines.diffusers import refusals
 from engines.diffusers.drawings import Drawing
-from engines.diffusers.encoding import encoded
+from engines.diffusers.engine import Engine
 from engines.diffusers.jobs import (
     Cancelled,
     Failed,
     Finished,
     JobEvent,
-    PipelineWorker,
     Preview,
     Stepped,
 )
 from engines.diffusers.live import Progress
-from engines.diffusers.metrics import Metrics
 from engines.diffusers.streaming import frame
 from engines.diffusers.wire import CompletedImage, ImagesAnswer, PartialImage, Picture, Timings
+from engines.pictures.encoding import encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +36,13 @@ class Ticket:
 class DrawingWork:
     """Draws all images of one request at once. With a stream, `frames` gets what is shown, and None at the end."""
 
-    def __init__(self, ticket: Ticket, drawing: Drawing, worker: PipelineWorker, metrics: Metrics, kind: str) -> None:
+    def __init__(self, ticket: Ticket, drawing: Drawing, engine: Engine, kind: str) -> None:
         self.kind = kind
         self.frames: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._drawing = drawing
-        self._worker = worker
-        self._metrics = metrics
+        self._worker = engine.pipeline()
+        self._metrics = engine.metrics
+        self._threads = engine.threads
         self._jobs = drawing.jobs(ticket.request_id, ticket.priority)
         self._events: list[asyncio.Queue[JobEvent]] = [asyncio.Queue() for _ in self._jobs]
         self._clock = _Clock([drawing.steps] * drawing.n)
@@ -55,7 +55,7 @@ class DrawingWork:
             for job, events in zip(self._jobs, self._events, strict=True):
                 self._worker.submit(job, partial(_hand_over, loop, events))
             answer = self._answer(await asyncio.gather(*pictures))
-            return await asyncio.to_thread(lambda: answer.model_dump_json().encode())
+            return await self._threads.run(lambda: answer.model_dump_json().encode())
         finally:
             self.cancel()
             for picture in pictures:
@@ -96,21 +96,21 @@ class DrawingWork:
             created_at=int(time()),
             size=self._drawing.size_text,
             quality=self._drawing.quality,
-            output_format=self._drawing.output_format,
+            output_format=self._drawing.encoding.output_format,
         )
-        self.frames.put_nowait(await asyncio.to_thread(frame, shown))
+        self.frames.put_nowait(await self._threads.run(frame, shown))
 
     async def _finish(self, index: int, finished: Finished) -> Picture:
         text = await self._encoded(finished.image)
         self._clock.finished()
         picture = Picture(b64_json=text, seed=self._jobs[index].seed)
         if self._drawing.stream:
-            self.frames.put_nowait(await asyncio.to_thread(frame, self._completed(index, picture)))
+            self.frames.put_nowait(await self._threads.run(frame, self._completed(index, picture)))
         return picture
 
     async def _encoded(self, image: Image) -> str:
         started_at = monotonic()
-        text = await asyncio.to_thread(_text, image, self._drawing)
+        text = await self._threads.run(_text, image, self._drawing)
         self._metrics.encoded(self.kind, monotonic() - started_at)
         return text
 
@@ -123,7 +123,7 @@ class DrawingWork:
             created_at=int(time()),
             size=self._drawing.size_text,
             quality=self._drawing.quality,
-            output_format=self._drawing.output_format,
+            output_format=self._drawing.encoding.output_format,
             usage=self._drawing.usage(),
         )
 
@@ -131,7 +131,7 @@ class DrawingWork:
         return ImagesAnswer(
             created=int(time()),
             data=pictures,
-            output_format=self._drawing.output_format,
+            output_format=self._drawing.encoding.output_format,
             size=self._drawing.size_text,
             quality=self._drawing.quality,
             usage=self._drawing.usage(),
@@ -145,7 +145,7 @@ def _hand_over(loop: asyncio.AbstractEventLoop, events: "asyncio.Queue[JobEvent]
 
 
 def _text(image: Image, drawing: Drawing) -> str:
-    return b64encode(encoded(image, drawing.output_format, drawing.output_compression)).decode()
+    return b64encode(encode(image, drawing.encoding)).decode()
 
 
 class _Clock:

@@ -14,7 +14,8 @@ from PIL.Image import Image
 from engines.diffusers.jobs import ImageJob, PipelineFacts
 from engines.diffusers.options import EngineOptions
 from engines.diffusers.refusals import invalid
-from engines.diffusers.wire import MAX_SEED, DrawingBody, OutputFormat, Usage
+from engines.diffusers.wire import MAX_SEED, DrawingBody, Usage
+from engines.pictures.encoding import Encoding
 
 MAX_SIDE = 16_383  # WebP's, the smallest of the output formats
 _SIZE = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
@@ -45,8 +46,7 @@ class Drawing:
     steps: int
     guidance: float
     scheduler: str | None
-    output_format: OutputFormat
-    output_compression: int | None
+    encoding: Encoding
     quality: str
     stream: bool
     partial_images: int
@@ -100,8 +100,7 @@ def checked(body: DrawingBody, size: Size, facts: PipelineFacts, options: Engine
         steps=facts.default_steps if steps is None else _checked_steps(int(steps), body, options),
         guidance=facts.default_guidance if guidance is None else float(guidance),
         scheduler=_scheduler(body, facts),
-        output_format=body.output_format or "png",
-        output_compression=body.output_compression,
+        encoding=Encoding(body.output_format or "png", body.output_compression),
         quality=body.quality if isinstance(body.quality, str) else "auto",
         stream=bool(body.stream),
         partial_images=body.partial_images or 0,

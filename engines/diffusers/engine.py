@@ -7,6 +7,8 @@ from engines.diffusers.live import LiveRequests
 from engines.diffusers.metrics import Metrics
 from engines.diffusers.options import EngineOptions
 from engines.diffusers.refusals import dead, not_found
+from engines.diffusers.threads import PictureThreads
+from engines.pictures.intake import Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +20,13 @@ class Engine:
     worker: PipelineWorker | None
     requests: LiveRequests
     metrics: Metrics
+    threads: PictureThreads
     started_at: int
+
+    @property
+    def limits(self) -> Limits:
+        """Of a picture that is sent."""
+        return Limits(self.options.max_upload_mib, self.options.max_image_megapixels)
 
     def pipeline(self) -> PipelineWorker:
         """The worker, to give it something to do. Raises `Refused` when there is none or its thread has ended."""

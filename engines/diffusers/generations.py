@@ -1,14 +1,13 @@
 """`POST /v1/images/generations`: pictures from words."""
 
-from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
+from engines.diffusers.bodies import from_json
 from engines.diffusers.connections import Caller, caller, streamed, whole
 from engines.diffusers.drawing_work import DrawingWork, Ticket
 from engines.diffusers.drawings import Drawing, asked_size, checked
 from engines.diffusers.engine import Engine
-from engines.diffusers.refusals import unlike
 from engines.diffusers.wire import GenerationBody
 
 
@@ -17,7 +16,7 @@ async def generate(request: Request) -> Response:
     who = caller(request)
     worker = engine.pipeline()
     engine.requests.check_open()
-    body = _body(await request.body())
+    body = from_json(GenerationBody, await request.body())
     engine.check_model(body.model)
     facts = worker.facts
     size = asked_size(body, facts, engine.options)
@@ -28,13 +27,6 @@ async def generate(request: Request) -> Response:
 async def draw(request: Request, engine: Engine, who: Caller, drawing: Drawing, kind: str) -> Response:
     """Start a checked drawing, and answer as its caller asked."""
     ticket = Ticket(who.request_id, who.priority)
-    work = DrawingWork(ticket, drawing, engine.pipeline(), engine.metrics, kind)
+    work = DrawingWork(ticket, drawing, engine, kind)
     live = engine.requests.start(who.request_id, work)
     return streamed(live, work.frames, who) if drawing.stream else await whole(request, live, who)
-
-
-def _body(content: bytes) -> GenerationBody:
-    try:
-        return GenerationBody.model_validate_json(content, strict=True)
-    except ValidationError as exc:
-        raise unlike(exc) from exc

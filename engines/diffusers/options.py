@@ -31,7 +31,8 @@ class EngineOptions(BaseModel):
     """Everything beside the model's folder and its names. Memory in MiB, time in seconds.
 
     `memory_mib`: all the device memory the process may use; None: no cap. `max_batch_size`: most rows in one denoiser
-    call. `max_pixels`: the largest width times height that is drawn or processed.
+    call. `max_pixels`: the largest width times height that is drawn or made by an operation;
+    `max_image_megapixels`: the largest that is taken in.
     `max_upload_mib`: the largest body. `max_waiting_images`: more are refused until some are drawn.
     """
 
@@ -50,6 +51,7 @@ class EngineOptions(BaseModel):
     max_steps: Positive = 200
     max_pixels: Positive = 4_194_304
     max_upload_mib: Positive = 64
+    max_image_megapixels: Positive = 64
     max_waiting_images: Positive = 256
     max_images: Annotated[int, Field(ge=1, le=10)] = 10
     loras: tuple[Lora, ...] = ()

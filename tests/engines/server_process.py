@@ -59,6 +59,9 @@ class ServerProcess:
         self._reader.join(60)
         return status
 
+    def mapped_files(self) -> list[str]:
+        return Path(f"/proc/{self._process.pid}/maps").read_text().splitlines()
+
     def end(self) -> None:
         if self._process.poll() is None:
             self._process.kill()

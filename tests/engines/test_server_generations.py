@@ -1,15 +1,12 @@
 """Pictures from words over HTTP: what is answered, and what is refused by the name of its field."""
 
-import base64
 from collections.abc import Iterator
-from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from PIL import Image
 
+from tests.engines.pictures_sent import received
 from tests.engines.server_process import PAINTER, server
 
 
@@ -22,10 +19,6 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
         process.wait_until_ready().client() as http,
     ):
         yield http
-
-
-def picture(datum: dict[str, Any]) -> Image.Image:
-    return Image.open(BytesIO(base64.b64decode(datum["b64_json"])))
 
 
 def generate(client: httpx.Client, **body: Any) -> httpx.Response:
@@ -43,7 +36,7 @@ def test_n_images_count_up_their_seeds(client: httpx.Client) -> None:
 def test_the_answer_tells_what_was_drawn(client: httpx.Client) -> None:
     """Size, format, usage and timings are those of the drawing."""
     answer = generate(client, size="128x64", steps=3, output_format="webp").json()
-    assert picture(answer["data"][0]).size == (128, 64)
+    assert received(answer).size == (128, 64)
     assert (answer["size"], answer["output_format"], answer["background"]) == ("128x64", "webp", "opaque")
     assert answer["usage"]["output_tokens"] == 8 * 4
     assert answer["timings"]["steps"] == 3
@@ -52,5 +45,5 @@ def test_the_answer_tells_what_was_drawn(client: httpx.Client) -> None:
 @pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])
 def test_output_formats(client: httpx.Client, output_format: str) -> None:
     """A picture comes in the format asked for."""
-    datum = generate(client, output_format=output_format).json()["data"][0]
-    assert picture(datum).format == output_format.upper()
+    answer = generate(client, output_format=output_format).json()
+    assert received(answer).format == output_format.upper()
