@@ -1,0 +1,102 @@
+"""Trains shapes-draw, a Stable-Diffusion-layout pipeline that draws the world of coloured shapes, and saves it.
+
+    OMP_NUM_THREADS=1 python -m engines.demo.train_drawing [--out engines/demo/shapes-draw]
+
+On a CPU, from fixed seeds: one machine and one thread give the same weights each time.
+"""
+
+import argparse
+import hashlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+
+from engines.demo import train_drawing_layout as layout
+from engines.demo.evaluate_drawing import SHAPES_DRAW
+from engines.demo.train_drawing_loops import (
+    Course,
+    Learner,
+    encode_examples,
+    set_scaling_factor,
+    train_autoencoder,
+    train_denoiser,
+)
+
+_REPORT_EVERY = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """The autoencoder learns on small cuts, then on whole pictures; the denoiser on `repeats` places of each scene."""
+
+    cuts: Course
+    wholes: Course
+    repeats: int
+    denoiser: Course
+    build_seed: int
+
+
+SHIPPED = Recipe(
+    cuts=Course(steps=1200, batch=24, rate=2e-3, seed=1),
+    wholes=Course(steps=200, batch=16, rate=7e-4, seed=2),
+    repeats=60,
+    denoiser=Course(steps=3500, batch=48, rate=1e-3, seed=4),
+    build_seed=0,
+)
+
+
+def trained_autoencoder(recipe: Recipe) -> AutoencoderKL:
+    torch.manual_seed(recipe.build_seed)
+    autoencoder = layout.make_autoencoder()
+    cuts = train_autoencoder(autoencoder, recipe.cuts, side=32)
+    wholes = train_autoencoder(autoencoder, recipe.wholes, side=64)
+    _follow("autoencoder", chain(cuts, wholes))
+    set_scaling_factor(autoencoder, recipe.wholes.seed)
+    return autoencoder.requires_grad_(requires_grad=False)
+
+
+def trained_pipeline(recipe: Recipe, autoencoder: AutoencoderKL) -> StableDiffusionPipeline:
+    torch.manual_seed(recipe.build_seed)
+    tokenizer = layout.make_tokenizer()
+    learner = Learner(
+        layout.make_denoiser(), layout.make_text_encoder(tokenizer), tokenizer, layout.make_noise_schedule()
+    )
+    average = learner.copied()
+    examples = encode_examples(autoencoder, recipe.repeats, recipe.denoiser.seed)
+    _follow("denoiser", train_denoiser(learner, average, examples, recipe.denoiser))
+    return layout.assemble(autoencoder, average.denoiser, average.text_encoder, tokenizer)
+
+
+def _follow(name: str, losses: Iterator[float]) -> None:
+    """Drives a training loop to its end and prints how it goes."""
+    start, recent = time.monotonic(), []
+    for step, loss in enumerate(losses, start=1):
+        recent.append(loss)
+        if step % _REPORT_EVERY == 0:
+            print(f"{name} {step}: {sum(recent) / len(recent):.4f}, {time.monotonic() - start:.0f} s", flush=True)
+            recent.clear()
+
+
+def sums(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file of weights, by its path inside the folder."""
+    files = sorted(folder.rglob("*.safetensors"))
+    return {file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=SHAPES_DRAW)
+    folder = parser.parse_args().out
+    torch.set_num_threads(1)
+    layout.save(trained_pipeline(SHIPPED, trained_autoencoder(SHIPPED)), folder)
+    for file, total in sums(folder).items():
+        print(f"{total}  {file}")
+
+
+if __name__ == "__main__":
+    main()

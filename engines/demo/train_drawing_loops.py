@@ -1,0 +1,179 @@
+"""The two training loops of shapes-draw: first the autoencoder, then denoiser and text encoder together.
+
+Everything random comes from seeds given by the caller: on one machine with one thread the same call gives the same
+weights. It decides neither sizes nor folders.
+"""
+
+import copy
+import random
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import cycle, islice
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from engines.demo.train_drawing_prompts import word_prompt
+from engines.demo.world import SIDE, Scene, all_scenes, random_scene, render
+
+_DIVERGENCE_WEIGHT = 1e-3
+_EMA_DECAY = 0.995
+_WARM_UP_STEPS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """How long and how fast one loop trains, and on which seed."""
+
+    steps: int
+    batch: int
+    rate: float
+    seed: int
+
+
+def _optimizer(
+    modules: Iterable[nn.Module], course: Course
+) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LRScheduler]:
+    weights = [weight for module in modules for weight in module.parameters()]
+    optimizer = torch.optim.AdamW(weights, lr=course.rate, betas=(0.9, 0.99), weight_decay=1e-3)
+    one_cycle = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer,
+        course.rate,
+        total_steps=course.steps + 1,
+        pct_start=min(0.3, _WARM_UP_STEPS / course.steps),
+        cycle_momentum=False,
+    )
+    return optimizer, one_cycle
+
+
+def pixels_of(scenes: Iterable[Scene], rng: random.Random) -> Tensor:
+    """The scenes, each at a random place, as [n, 3, 64, 64] from -1 to 1."""
+    plain = b"".join(render(scene, rng).tobytes() for scene in scenes)
+    levels = torch.frombuffer(bytearray(plain), dtype=torch.uint8).view(-1, SIDE, SIDE, 3)
+    return levels.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def train_autoencoder(autoencoder: AutoencoderKL, course: Course, side: int) -> Iterator[float]:
+    """Trains in place on square cuts of this side, one step for each loss taken.
+
+    It is made of convolutions only, so small cuts, which are cheap, teach it most of what whole pictures need.
+    """
+    torch.manual_seed(course.seed)
+    rng = random.Random(course.seed)
+    optimizer, rates = _optimizer([autoencoder], course)
+    for _ in range(course.steps):
+        pixels = _cut(pixels_of((random_scene(rng) for _ in range(course.batch)), rng), side, rng)
+        spread = autoencoder.encode(pixels).latent_dist
+        error = autoencoder.decode(spread.sample()).sample - pixels
+        loss = (
+            error.abs().mean()
+            + error.square().mean()
+            + _DIVERGENCE_WEIGHT * spread.kl().mean() / spread.mean[0].numel()
+        )
+        _step(loss, optimizer, rates, [autoencoder])
+        yield loss.item()
+
+
+def _cut(pixels: Tensor, side: int, rng: random.Random) -> Tensor:
+    left, top = rng.randint(0, SIDE - side), rng.randint(0, SIDE - side)
+    return pixels[:, :, top : top + side, left : left + side]
+
+
+def set_scaling_factor(autoencoder: AutoencoderKL, seed: int) -> None:
+    """Notes the factor that gives latents a spread of one."""
+    with torch.no_grad():
+        latents = autoencoder.encode(pixels_of(all_scenes(), random.Random(seed))).latent_dist.mean
+    autoencoder.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
+
+
+def _step(
+    loss: Tensor,
+    optimizer: torch.optim.Optimizer,
+    rates: torch.optim.lr_scheduler.LRScheduler,
+    modules: Iterable[nn.Module],
+) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+    for module in modules:
+        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+    optimizer.step()
+    rates.step()
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Scenes and their latents, [n, 4, 8, 8], scaled to a spread of one."""
+
+    scenes: list[Scene]
+    latents: Tensor
+
+
+def encode_examples(autoencoder: AutoencoderKL, repeats: int, seed: int) -> Examples:
+    """Every scene of the world, at as many random places as there are repeats."""
+    rng, scenes = random.Random(seed), all_scenes()
+    with torch.no_grad():
+        latents = [autoencoder.encode(pixels_of(scenes, rng)).latent_dist.mean for _ in range(repeats)]
+    return Examples(scenes * repeats, torch.cat(latents) * autoencoder.config.scaling_factor)
+
+
+@dataclass(frozen=True, slots=True)
+class Learner:
+    """What the second loop trains, and the schedule of noise that it trains for."""
+
+    denoiser: UNet2DConditionModel
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    schedule: DDIMScheduler
+
+    def copied(self) -> "Learner":
+        """The same weights apart, never trained themselves."""
+        denoiser, text_encoder = (copy.deepcopy(part).requires_grad_(requires_grad=False) for part in self.trained)
+        return replace(self, denoiser=denoiser, text_encoder=text_encoder)
+
+    @property
+    def trained(self) -> tuple[nn.Module, nn.Module]:
+        return self.denoiser, self.text_encoder
+
+    def loss(self, latents: Tensor, prompts: list[str]) -> Tensor:
+        """The error of the predicted velocity at random times, one for each row."""
+        noise = torch.randn_like(latents)
+        times = torch.randint(0, self.schedule.config.num_train_timesteps, (len(latents),))
+        noisy = self.schedule.add_noise(latents, noise, times)
+        goal = self.schedule.get_velocity(latents, noise, times)
+        return (self.denoiser(noisy, times, self._encode(prompts)).sample - goal).square().mean()
+
+    def _encode(self, prompts: list[str]) -> Tensor:
+        """Text states, [n, 77, width]; equal prompts are encoded once."""
+        different = sorted(set(prompts))
+        ids = self.tokenizer(different, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        place = {prompt: row for row, prompt in enumerate(different)}
+        return self.text_encoder(ids)[0][[place[prompt] for prompt in prompts]]
+
+
+def train_denoiser(learner: Learner, average: Learner, examples: Examples, course: Course) -> Iterator[float]:
+    """Trains in place, one step for each loss taken; `average` follows, and draws better than what is trained."""
+    torch.manual_seed(course.seed)
+    rng = random.Random(course.seed)
+    optimizer, rates = _optimizer(learner.trained, course)
+    for rows in islice(_batches(len(examples.scenes), course.batch, rng), course.steps):
+        prompts = [word_prompt(examples.scenes[row], rng) for row in rows]
+        loss = learner.loss(examples.latents[rows], prompts)
+        _step(loss, optimizer, rates, learner.trained)
+        _average(average.trained, learner.trained)
+        yield loss.item()
+
+
+def _batches(count: int, size: int, rng: random.Random) -> Iterator[list[int]]:
+    order = list(range(count))
+    for _ in cycle([None]):
+        rng.shuffle(order)
+        yield from (order[start : start + size] for start in range(0, count - size + 1, size))
+
+
+def _average(averages: Iterable[nn.Module], modules: Iterable[nn.Module]) -> None:
+    with torch.no_grad():
+        for average, module in zip(averages, modules, strict=True):
+            for kept, weight in zip(average.parameters(), module.parameters(), strict=True):
+                kept.lerp_(weight, 1 - _EMA_DECAY)
