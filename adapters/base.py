@@ -43,8 +43,9 @@ class Launch:
     """How to start one replica.
 
     In `argv` and `env` values the runtime replaces the tokens `{python}` (the
-    environment's interpreter), `{uds}`, `{host}` and `{port}`. `environment`
-    is None for engines that run in the control plane's own interpreter.
+    environment's interpreter), `{extras:NAME}` (a folder of packages that its
+    recipe keeps aside), `{uds}`, `{host}` and `{port}`. `environment` is None
+    for engines that run in the control plane's own interpreter.
     """
 
     environment: str | None
@@ -112,11 +113,41 @@ class NormalError:
     retryable: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """How an engine computes requests together.
+
+    `mode` "continuous": a request joins whenever a slot is free; "steps": a row
+    joins at the next step and a lower one is put aside for a higher; "calls": a
+    batch is one call. `batch_rows`: most rows together. `linger_seconds`: how long
+    an idle engine waits for company before a call. `row_mib` of `spare_mib`: what
+    a row takes of the memory left for rows; 0 where it is not known.
+    """
+
+    mode: Literal["continuous", "steps", "calls"]
+    batch_rows: int
+    linger_seconds: float = 0.0
+    row_mib: int = 0
+    spare_mib: int = 0
+
+
 class EngineAdapter(Protocol):
     """One engine kind. Implementations hold no state."""
 
     @property
     def kind(self) -> str: ...
+
+    def batching(self, model: ModelLaunch) -> Batching:
+        """How this model's requests are computed together; `model.model_path` may still be empty."""
+        ...
+
+    def rows(self, path: str, fields: Mapping[str, object]) -> int:
+        """How many rows of a batch a request fills, from its body's fields. Never raises, whatever they are."""
+        ...
+
+    def batch_key(self, path: str, fields: Mapping[str, object]) -> str:
+        """Requests of one key can share a call. Never raises."""
+        ...
 
     def serves(self, path: str) -> bool:
         """Whether the engine has this HTTP path."""

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pynvml
 
+from adapters.base import EngineAdapter
 from adapters.registry import make_adapters
 from controlplane.api.app import Asgi, application
 from controlplane.api.auth import Keyring
 from controlplane.api.context import Context
+from controlplane.core.batching import BatchRules, Mode, RowMemory, rules_for
 from controlplane.core.estimates import Estimate
 from controlplane.core.lifecycle import Backoff
 from controlplane.loop.actuator import Actuator
@@ -45,7 +47,7 @@ from controlplane.runtime.model_files import ModelFiles
 from controlplane.runtime.process import ProcessRuntime, ProcessSettings
 from controlplane.runtime.process_log import LogLimits
 from controlplane.runtime.recipes import shipped_recipes
-from controlplane.settings import Settings
+from controlplane.settings import ModelSettings, Settings
 from controlplane.store.store import Store
 from engines.pictures.intake import Limits
 
@@ -132,10 +134,17 @@ def _entries(settings: Settings) -> dict[str, ModelEntry]:
             adapter=adapters[model.engine.value],
             config_hash=settings.config_hash(model),
             load=Estimate(model.loading_time_sec),
+            batching=_batching(model, adapters[model.engine.value]),
             stop_grace_seconds=float(model.options.get("stop_grace_seconds", DEFAULT_STOP_GRACE_SECONDS)),
         )
         for model in settings.models
     }
+
+
+def _batching(model: ModelSettings, adapter: EngineAdapter) -> BatchRules:
+    found = adapter.batching(model.launch("", model.vram_required_mb, {}))
+    memory = RowMemory(found.spare_mib, found.row_mib) if found.row_mib else None
+    return rules_for(Mode(found.mode), found.batch_rows, model.max_concurrency, found.linger_seconds, memory)
 
 
 def _runtime(settings: Settings, devices: Devices, on_exit: Callable[[ReplicaExit], None]) -> ProcessRuntime:

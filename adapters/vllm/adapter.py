@@ -1,9 +1,9 @@
 """vLLM as an `EngineAdapter`: puts the parts of this package behind the one interface."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from adapters.base import Call, Header, Launch, ModelLaunch, NormalError, Probe, Target, Verdict
+from adapters.base import Batching, Call, Header, Launch, ModelLaunch, NormalError, Probe, Target, Verdict
 from adapters.endpoint import Endpoint
 from adapters.vllm import errors, launch, log, probe, verdict, wire
 from adapters.vllm.footprint import Footprint, read_footprint
@@ -17,6 +17,15 @@ class VllmAdapter:
     def __init__(self, footprint: Callable[[str], Footprint] = read_footprint, cores: int | None = None) -> None:
         self._footprint = footprint
         self._cores = len(os.sched_getaffinity(0)) if cores is None else cores
+
+    def batching(self, model: ModelLaunch) -> Batching:
+        return Batching("continuous", model.max_concurrency)
+
+    def rows(self, path: str, fields: Mapping[str, object]) -> int:  # noqa: ARG002
+        return 1
+
+    def batch_key(self, path: str, fields: Mapping[str, object]) -> str:  # noqa: ARG002
+        return ""
 
     def serves(self, path: str) -> bool:
         return path in wire.PATHS

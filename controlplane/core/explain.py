@@ -5,12 +5,16 @@ Turns a wait reason into words. The reason itself is the planner's.
 
 from dataclasses import dataclass
 
+from controlplane.core.batching import BatchRules, Mode
 from controlplane.core.plan import Blocker, Wait, WaitKind
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Where a waiting request or model stands. `position` None: asked about the model as such."""
+    """Where a waiting request or model stands. `position` None: asked about the model as such.
+
+    `slots` and `busy` count rows, which are requests unless the engine batches by rows.
+    """
 
     now: float
     slots: int
@@ -18,6 +22,7 @@ class Standing:
     waiting: int
     position: int | None = None
     eta_seconds: float | None = None
+    batching: BatchRules | None = None
 
 
 def sentence(wait: Wait, standing: Standing) -> str:
@@ -38,7 +43,23 @@ def _expectation(standing: Standing) -> str:
 def _slot(wait: Wait, standing: Standing) -> str:
     ahead = (standing.position or 1) - 1
     behind = f", {ahead} ahead in line" if ahead else ", first in line"
-    return f"all slots of {wait.replica_id} are busy ({standing.busy} of {standing.slots}){behind}"
+    mode = standing.batching.mode if standing.batching is not None else Mode.CONTINUOUS
+    return _SLOT_WORDS[mode](wait, standing) + behind
+
+
+def _all_busy(wait: Wait, standing: Standing) -> str:
+    return f"all slots of {wait.replica_id} are busy ({standing.busy} of {standing.slots})"
+
+
+def _batch_full(wait: Wait, standing: Standing) -> str:
+    return f"the batch of {standing.slots} on {wait.replica_id} is full; it joins at the next free row"
+
+
+def _call(wait: Wait, standing: Standing) -> str:
+    linger = standing.batching.linger_seconds if standing.batching is not None else 0.0
+    if standing.busy:
+        return f"{wait.replica_id} computes a batch of {standing.busy}; the next starts when that ends"
+    return f"{wait.replica_id} waits up to {linger:g} s for others of the same size and settings"
 
 
 def _loading(wait: Wait, _: Standing) -> str:
@@ -92,6 +113,7 @@ def _seconds(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
+_SLOT_WORDS = {Mode.CONTINUOUS: _all_busy, Mode.STEPS: _batch_full, Mode.CALLS: _call}
 _WORDS = {
     WaitKind.SLOT: _slot,
     WaitKind.LOADING: _loading,

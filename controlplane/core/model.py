@@ -127,13 +127,18 @@ class Replica:
 
 @dataclass(frozen=True, slots=True)
 class RequestHead:
-    """What ordering needs to know of a request; its payload lives elsewhere."""
+    """What ordering needs to know of a request; its payload lives elsewhere.
+
+    `rows` is how much of a batch it fills, `key` what it can share one with: see `batching`.
+    """
 
     request_id: str
     model_id: str
     priority: int
     enqueued_at: float
     deadline_at: float | None = None
+    rows: int = 1
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,11 @@ class WaitQueue:
         line = self._lines.get(model_id)
         return self.remove(line[0]) if line else None
 
+    def front(self, model_id: str, count: int) -> list[RequestHead]:
+        """The first of a model's line, at most `count`, in order; they stay in it."""
+        line = self._lines.get(model_id)
+        return [self._heads[request_id] for request_id in line[:count]] if line else []
+
     def remove(self, request_id: str) -> RequestHead | None:
         """Take a request out wherever it stands; None when it is not waiting."""
         head = self._heads.get(request_id)

@@ -5,9 +5,10 @@ exchange that ends in exactly one outcome.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from random import getrandbits
+from types import MappingProxyType
 from typing import NamedTuple
 
 from adapters.base import Call
@@ -25,7 +26,8 @@ class Ask(NamedTuple):
     """A call at the door. `types` are the kinds the path is for; empty means any the engine serves.
 
     `body_for` returns the body to pass on, given the name the engine knows the
-    model by, or None when the caller's own name will do.
+    model by, or None when the caller's own name will do. `fields` are the body's
+    own, for engines that batch by them.
     """
 
     method: str
@@ -38,6 +40,7 @@ class Ask(NamedTuple):
     priority: int | None
     deadline_seconds: float | None
     client: str | None
+    fields: Mapping[str, object] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +171,8 @@ class Admission:
         )
         self._around.store.journal_accepted(journal)
         head = RequestHead(request_id, spec.model_id, priority, now, deadline_at)
+        if entry.batching.counts_rows:
+            head = _measured(head, entry, ask)
         accepted = Accepted(call, head, kind, entry, journal)
         exchange = Exchange(accepted, self._around, self._telemetry.model(spec.model_id), self._ended)
         self._live[request_id] = exchange
@@ -187,6 +192,11 @@ def _check_kind(entry: ModelEntry, wanted: tuple[InferenceType, ...], path: str)
     if _kind(does, wanted) is None:
         message = f"{path} is for {_words(wanted)}; {entry.spec.model_id} does {_words(does)}"
         raise rejections.invalid(message, "model", "wrong_type")
+
+
+def _measured(head: RequestHead, entry: ModelEntry, ask: Ask) -> RequestHead:
+    rows = entry.batching.rows(entry.adapter.rows(ask.path, ask.fields))
+    return replace(head, rows=rows, key=entry.adapter.batch_key(ask.path, ask.fields))
 
 
 def _kind(does: tuple[InferenceType, ...], wanted: tuple[InferenceType, ...]) -> InferenceType | None:

@@ -1,14 +1,16 @@
-"""Dispatch: which request takes which free slot, O(log n) each, at the moment a slot or a request appears.
+"""Dispatch: which requests go to which engine, O(log n) each, at the moment room or a request appears.
 
 A ready model with a free slot and nobody ahead is served at once, without the
-loop. Which replicas may grant is decided elsewhere (a cordon closes the door),
-so steady traffic on one model cannot keep another waiting for ever.
+loop. How much an engine is fed, and what together, is the batching policy's.
+Which replicas may grant is decided elsewhere (a cordon closes the door), so
+steady traffic on one model cannot keep another waiting for ever.
 """
 
 import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from controlplane.core.batching import Feed, feed
 from controlplane.core.model import RequestHead
 from controlplane.errors import RequestRejected
 from controlplane.loop import rejections
@@ -41,10 +43,13 @@ class Dispatcher:
         self._poke = poke
         self._look = look
         self._tickets: dict[str, Ticket] = {}
+        self._lingering: dict[str, float] = {}
 
     def take(self, head: RequestHead) -> Lease | None:
         """The fast path: a lease at once if a slot is free and nobody of this model waits."""
-        slots = None if self._world.queue.waiting(head.model_id) else self._world.free_slots(head.model_id)
+        if head.rows > 1 or self._world.queue.waiting(head.model_id):
+            return None
+        slots = self._world.free_slots(head.model_id)
         return self._grant(head, slots) if slots is not None else None
 
     def enter(self, head: RequestHead) -> Ticket:
@@ -74,9 +79,9 @@ class Dispatcher:
             return
         lease.released = True
         slots = lease.slots
-        slots.leases -= 1
+        slots.remove(lease.head)
         slots.last_used_at = self._world.clock()
-        if slots.free and self._world.queue.waiting(slots.model_id):
+        if self._world.queue.waiting(slots.model_id):
             self.fill(slots.model_id)
         if slots.leases == 0 and (not slots.open or self._world.room_is_wanted):
             self._poke()
@@ -87,18 +92,32 @@ class Dispatcher:
         self._look()
 
     def fill(self, model_id: str) -> None:
-        """Hand free slots of a model to the first in its line."""
+        """Hand the first in a model's line to its engines, as much as those can use."""
+        until: float | None = None
         while self._world.queue.waiting(model_id):
-            slots = self._world.free_slots(model_id)
+            slots, fed = self._feed(model_id)
             if slots is None:
-                return
-            head = self._world.queue.pop(model_id)
-            if head is not None:
-                self._settle(head, self._grant(head, slots))
+                until = fed.until
+                break
+            leases = [self._grant(head, slots) for head in fed.heads]
+            for head in fed.heads:
+                self._world.queue.remove(head.request_id)
+            for lease in leases:
+                self._settle(lease)
+        self._linger(model_id, until)
 
     def fill_all(self) -> None:
-        for model_id in self._world.queue.demands():
+        # Also whom nobody waits for any more, so that an engine stops waiting for company.
+        for model_id in {**self._world.queue.demands(), **self._lingering}:
             self.fill(model_id)
+
+    def lingers_until(self, model_id: str) -> float | None:
+        """Until when an idle engine of the model waits for more requests; None: it does not."""
+        return self._lingering.get(model_id)
+
+    def wake_at(self) -> float | None:
+        """When `fill_all` is due though nothing happens."""
+        return min(self._lingering.values(), default=None)
 
     def expire(self, now: float, why: Callable[[str], str]) -> int:
         """Reject everybody whose deadline has come, naming what it waited for; returns how many."""
@@ -119,12 +138,29 @@ class Dispatcher:
     def waiting(self) -> Iterator[RequestHead]:
         return iter(self._world.queue)
 
+    def _feed(self, model_id: str) -> tuple[Slots | None, Feed]:
+        """The least loaded replica that takes somebody now, and whom; or when that will change by itself."""
+        queue, now, until = self._world.queue, self._world.clock(), None
+        for slots in sorted(self._world.serving(model_id), key=_rows):
+            fed = feed(slots.rules, slots, queue.front(model_id, slots.rules.looks_at), queue.rank, now)
+            if fed.heads:
+                return slots, fed
+            until = until or fed.until
+        return None, Feed(until=until)
+
+    def _linger(self, model_id: str, until: float | None) -> None:
+        if until is None:
+            self._lingering.pop(model_id, None)
+        elif self._lingering.get(model_id) != until:
+            self._lingering[model_id] = until
+            self._poke()
+
     def _grant(self, head: RequestHead, slots: Slots) -> Lease:
-        slots.leases += 1
+        slots.add(head)
         return Lease(head, slots, self._world.clock())
 
-    def _settle(self, head: RequestHead, lease: Lease) -> None:
-        ticket = self._tickets.pop(head.request_id, None)
+    def _settle(self, lease: Lease) -> None:
+        ticket = self._tickets.pop(lease.head.request_id, None)
         if ticket is None or ticket.granted.done():
             self.release(lease)
         else:
@@ -134,3 +170,7 @@ class Dispatcher:
         ticket = self._tickets.pop(request_id, None)
         if ticket is not None and not ticket.granted.done():
             ticket.granted.set_exception(rejection)
+
+
+def _rows(slots: Slots) -> int:
+    return slots.rows

@@ -112,7 +112,8 @@ class Loop:
         self._refuse_hopeless()
         self._parts.actuator.reconcile(self._parts.rows.settled())
         self._parts.telemetry.steps.inc()
-        return min((at for at in (decided.wake_at, self._world.queue.next_deadline()) if at is not None), default=None)
+        times = (decided.wake_at, self._world.queue.next_deadline(), self._parts.dispatcher.wake_at())
+        return min((at for at in times if at is not None), default=None)
 
     def _learn(self, now: float) -> None:
         for fact in self._inbox.take():

@@ -88,11 +88,12 @@ class Outlook:
         position = self._world.queue.position(request_id) if request_id else None
         return Standing(
             now=self._world.clock(),
-            slots=sum(s.capacity for s in mine) or entry.spec.max_concurrency,
-            busy=sum(s.leases for s in mine),
+            slots=sum(s.rules.depth_rows for s in mine) or entry.spec.max_concurrency,
+            busy=sum(s.rows for s in mine),
             waiting=self._world.queue.waiting(model_id),
             position=position,
             eta_seconds=eta_seconds(position, self._pace(entry)) if position else None,
+            batching=entry.batching,
         )
 
     def _pace(self, entry: ModelEntry) -> Pace:

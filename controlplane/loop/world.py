@@ -4,12 +4,13 @@ Holds state and answers questions about it; deciding is the planner's business
 and effects are the actuator's. Used from the event loop's thread only.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from adapters.base import EngineAdapter
 from adapters.endpoint import Endpoint
 from adapters.http1 import Pool
+from controlplane.core.batching import BatchRules, Mode
 from controlplane.core.estimates import Estimate
 from controlplane.core.model import (
     DeviceBudget,
@@ -27,21 +28,27 @@ from controlplane.ports import Clock, DeviceReading
 from controlplane.settings import ModelSettings
 
 DEFAULT_STOP_GRACE_SECONDS = 15.0
+# For a replica whose model left the configuration.
+_NOTHING_MORE = BatchRules(Mode.CONTINUOUS, batch_rows=1, depth_rows=0)
 
 
 @dataclass(slots=True)
 class Slots:
     """The live side of a replica: who may use it and how many do.
 
-    `suspected`: something went wrong on its wire, so it was closed until it was
-    looked at. `pool` None: not reachable yet.
+    `rows` is what the leases fill of a batch; `held` are their requests where the
+    engine displaces, else nothing. `suspected`: something went wrong on its wire,
+    so it was closed until it was looked at. `pool` None: not reachable yet.
     """
 
     replica_id: str
     model_id: str
     generation: int
-    capacity: int
+    rules: BatchRules
     leases: int = 0
+    rows: int = 0
+    at_once_rows: int = field(init=False)
+    by_request: dict[str, RequestHead] = field(default_factory=dict)
     last_used_at: float = 0.0
     open: bool = False
     suspected: bool = False
@@ -49,9 +56,29 @@ class Slots:
     handle: str = ""
     pool: Pool | None = None
 
+    def __post_init__(self) -> None:
+        self.at_once_rows = self.rules.at_once_rows
+
     @property
     def free(self) -> bool:
-        return self.open and self.leases < self.capacity
+        """Whether a request can be sent without a look at the line."""
+        return self.open and self.rows < self.at_once_rows
+
+    @property
+    def held(self) -> Collection[RequestHead]:
+        return self.by_request.values()
+
+    def add(self, head: RequestHead) -> None:
+        self.leases += 1
+        self.rows += head.rows
+        if self.rules.displaces:
+            self.by_request[head.request_id] = head
+
+    def remove(self, head: RequestHead) -> None:
+        self.leases -= 1
+        self.rows -= head.rows
+        if self.rules.displaces:
+            del self.by_request[head.request_id]
 
 
 @dataclass(slots=True)
@@ -63,6 +90,7 @@ class ModelEntry:
     adapter: EngineAdapter
     config_hash: str
     load: Estimate
+    batching: BatchRules
     stop_grace_seconds: float = DEFAULT_STOP_GRACE_SECONDS
     answer: Estimate = field(default_factory=lambda: Estimate(2.0))
 
@@ -131,10 +159,10 @@ class World:
         return (slots for slots in self._of_model.get(model_id, ()) if slots.open)
 
     def free_slots(self, model_id: str) -> Slots | None:
-        """The least loaded replica of the model with a free slot."""
+        """The least loaded replica of the model that takes a request without a look at the line."""
         found: Slots | None = None
         for slots in self._of_model.get(model_id, ()):
-            if slots.free and (found is None or slots.leases < found.leases):
+            if slots.free and (found is None or slots.rows < found.rows):
                 found = slots
         return found
 
@@ -169,7 +197,7 @@ class World:
             replica_id=replica.replica_id,
             model_id=replica.model_id,
             generation=replica.generation,
-            capacity=entry.spec.max_concurrency if entry else 0,
+            rules=entry.batching if entry else _NOTHING_MORE,
             last_used_at=replica.last_used_at,
         )
         self.slots[replica.replica_id] = slots
