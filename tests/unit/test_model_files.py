@@ -10,16 +10,14 @@ import pytest
 
 from controlplane.errors import ConfigError
 from controlplane.runtime.environments import Environments
-from controlplane.runtime.model_catalog import Catalog, load_catalog, shipped_catalog
+from controlplane.runtime.model_catalog import Catalog, load_catalog, load_shipped, shipped_catalog
 from controlplane.runtime.model_files import (
     HubId,
     ModelFetchFailed,
     ModelFiles,
-    ModelFilesMissing,
-    check_model_folder,
-    missing_parts,
     resolve,
 )
+from controlplane.runtime.model_folder import ModelFilesMissing, check_model_folder, missing_parts
 from controlplane.runtime.progress import Progress
 from controlplane.runtime.recipes import load_recipe, shipped_recipes
 from tests.unit.tiny_wheel import make_wheel
@@ -87,6 +85,7 @@ def make_folder(folder: Path, files: Mapping[str, str]) -> Path:
     """A folder with these files."""
     folder.mkdir(parents=True)
     for name, text in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text)
     return folder
 
@@ -233,6 +232,66 @@ def test_what_a_folder_lacks_is_named(tmp_path: Path, files: Mapping[str, str], 
             check_model_folder(folder)
 
 
+PIPELINE = {
+    "_class_name": "StableDiffusionPipeline",
+    "_diffusers_version": "0.42.1",
+    "requires_safety_checker": False,
+    "safety_checker": [None, None],
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+}
+PARTS = {
+    "model_index.json": json.dumps(PIPELINE),
+    "scheduler/scheduler_config.json": "{}",
+    "tokenizer/vocab.json": "{}",
+    "unet/config.json": "{}",
+    "unet/diffusion_pytorch_model.fp16.safetensors": "weights",
+}
+SHARDS = "unet/diffusion_pytorch_model.safetensors.index.json"
+NAMED = "(named by diffusion_pytorch_model.safetensors.index.json)"
+
+
+@pytest.mark.parametrize(
+    ("without", "beside", "lacks"),
+    [
+        ((), {}, []),
+        (
+            ("tokenizer/vocab.json", "unet/config.json"),
+            {},
+            ["tokenizer/ (named by model_index.json)", "unet/config.json"],
+        ),
+        (("unet/diffusion_pytorch_model.fp16.safetensors",), {}, ["weights in unet/ (*.safetensors)"]),
+        ((), {SHARDS: '{"weight_map": {"a": "two.safetensors"}}'}, [f"unet/two.safetensors {NAMED}"]),
+        ((), {"model_index.json": "{"}, ["a readable model_index.json"]),
+        ((), {"model_index.json": "{}"}, ["a readable model_index.json"]),
+    ],
+)
+def test_what_a_pipeline_lacks_is_named(
+    tmp_path: Path, without: tuple[str, ...], beside: Mapping[str, str], lacks: list[str]
+) -> None:
+    """Claim: each component that a diffusers pipeline names must be there, with weights where it has some."""
+    files = {name: text for name, text in {**PARTS, **beside}.items() if name not in without}
+    assert missing_parts(make_folder(tmp_path / "model", files)) == lacks
+
+
+async def test_a_shipped_model_is_used_where_it_lies(tmp_path: Path, tiny_environments: Environments) -> None:
+    """Claim: a folder with a model.toml is found by its name, listed as here, and not copied."""
+    keys = 'name = "drawing"\nsummary = "s"\nmodel_type = "text2image"\nlicense = "MIT"\n'
+    folder = make_folder(tmp_path / "demo" / "some-folder", {**PARTS, "model.toml": keys})
+    shipped = load_shipped(tmp_path / "demo")
+    files = ModelFiles(
+        tmp_path / "models", replace(write_entry(tmp_path, "0" * 64), shipped=shipped), tiny_environments
+    )
+
+    assert await files.fetch("drawing", lambda _: None) == folder == resolve("drawing", tmp_path, shipped)
+    assert [(model.name, place) for model, place in files.listed()][1:] == [("drawing", folder)]
+    assert not (tmp_path / "models").exists()
+    (folder / "unet" / "config.json").unlink()
+    with pytest.raises(ModelFilesMissing, match=r"it lacks unet/config\.json"):
+        await files.fetch("drawing", lambda _: None)
+
+
 @pytest.mark.parametrize(
     ("model_path", "folders", "meaning"),
     [
@@ -245,7 +304,7 @@ def test_what_a_folder_lacks_is_named(tmp_path: Path, files: Mapping[str, str], 
 )
 def test_what_a_model_path_means(model_path: str, folders: list[str], meaning: Path | HubId) -> None:
     """Claim: an existing folder comes before a fetched model, and that before a Hub id."""
-    assert resolve(model_path, Path("/models"), lambda folder: str(folder) in folders) == meaning
+    assert resolve(model_path, Path("/models"), is_folder=lambda folder: str(folder) in folders) == meaning
 
 
 @pytest.mark.parametrize(
@@ -260,7 +319,7 @@ def test_what_a_model_path_means(model_path: str, folders: list[str], meaning: P
 def test_a_model_path_that_means_nothing_is_told(model_path: str, said: str) -> None:
     """Claim: a path that is no folder, no fetched model and no Hub id is an error that says what to write or run."""
     with pytest.raises(ModelFilesMissing, match=said):
-        resolve(model_path, Path("/models"), lambda _: False)
+        resolve(model_path, Path("/models"), is_folder=lambda _: False)
 
 
 def test_wrong_catalog_entries_are_refused(tmp_path: Path) -> None:
@@ -279,3 +338,12 @@ def test_the_shipped_catalog_is_complete() -> None:
     for entry in catalog.entries.values():
         assert entry.environment in shipped_recipes()
         assert entry.convert is None or (catalog.folder / entry.convert.script).is_file()
+
+
+def test_shipped_models_are_whole() -> None:
+    """Claim: every model that comes with us can be loaded as it lies there, and its name is its own."""
+    catalog = shipped_catalog()
+    assert [(model.name, missing_parts(model.folder)) for model in catalog.shipped.values()] == [
+        (name, []) for name in catalog.shipped
+    ]
+    assert not set(catalog.shipped) & set(catalog.entries)
