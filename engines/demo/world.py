@@ -144,10 +144,11 @@ def measure(image: Image.Image) -> Scene | None:
     """
     small = _small(image)
     colours = _two_colours(small)
-    if colours is None or _stray_share(small, *colours) > _STRAY_MOST:
+    if colours is None:
         return None
     background, colour = colours
-    patch = _largest_patch(_nearer(small, COLOURS[colour], COLOURS[background]))
+    mask, strays = _split(small, COLOURS[background], COLOURS[colour])
+    patch = _largest_patch(mask) if strays <= _STRAY_MOST else None
     shape = None if patch is None else _likeliest_shape(patch)
     return None if shape is None else Scene(colour, shape, background)
 
@@ -167,12 +168,9 @@ def _pixels(image: Image.Image) -> list[Rgb]:
 
 @lru_cache(maxsize=1 << 16)
 def _nearest_colour(pixel: Rgb) -> int:
-    distances = [_square_distance(pixel, colour) for colour in COLOURS.values()]
+    r, g, b = pixel
+    distances = [(r - red) ** 2 + (g - green) ** 2 + (b - blue) ** 2 for red, green, blue in COLOURS.values()]
     return distances.index(min(distances))
-
-
-def _square_distance(one: Rgb, other: Rgb) -> int:
-    return sum((a - b) ** 2 for a, b in zip(one, other, strict=True))
 
 
 def _two_colours(image: Image.Image) -> tuple[str, str] | None:
@@ -197,28 +195,20 @@ def _two_colours(image: Image.Image) -> tuple[str, str] | None:
     return names[background], names[inside.most_common(1)[0][0]]
 
 
-def _share_of_way(pixel: Rgb, start: Rgb, end: Rgb) -> float:
-    """How far along the line between two colours a pixel lies: 0 at the start, 1 at the end."""
-    along = sum((p - s) * (e - s) for p, s, e in zip(pixel, start, end, strict=True))
-    return along / _square_distance(start, end)
-
-
-def _stray_share(image: Image.Image, background: str, colour: str) -> float:
-    """The share of pixels that are no mixture of the two colours."""
-    start, end = COLOURS[background], COLOURS[colour]
-    pixels = _pixels(image)
-    strays = 0
-    for pixel in pixels:
-        way = min(1.0, max(0.0, _share_of_way(pixel, start, end)))
-        off = sum((p - s - way * (e - s)) ** 2 for p, s, e in zip(pixel, start, end, strict=True))
+def _split(image: Image.Image, background: Rgb, colour: Rgb) -> tuple[Image.Image, float]:
+    """Which pixels are nearer to the shape's colour, as a mask of 255 and 0, and the share that are no mixture."""
+    red, green, blue = background
+    to_red, to_green, to_blue = (end - start for start, end in zip(background, colour, strict=True))
+    length = to_red**2 + to_green**2 + to_blue**2
+    mask, strays = bytearray(), 0
+    for r, g, b in _pixels(image):
+        r, g, b = r - red, g - green, b - blue
+        way = (r * to_red + g * to_green + b * to_blue) / length
+        mask.append(255 if way > 0.5 else 0)
+        way = min(1.0, max(0.0, way))
+        off = (r - way * to_red) ** 2 + (g - way * to_green) ** 2 + (b - way * to_blue) ** 2
         strays += off > _STRAY_DISTANCE**2
-    return strays / len(pixels)
-
-
-def _nearer(image: Image.Image, colour: Rgb, background: Rgb) -> Image.Image:
-    """255 where a pixel is nearer to the shape's colour than to the background's, else 0."""
-    mask = bytes(255 if _share_of_way(pixel, background, colour) > 0.5 else 0 for pixel in _pixels(image))
-    return Image.frombytes("L", image.size, mask)
+    return Image.frombytes("L", image.size, bytes(mask)), strays / len(mask)
 
 
 def _largest_patch(mask: Image.Image) -> Image.Image | None:
