@@ -99,6 +99,7 @@ def make_noise_schedule() -> DDIMScheduler:
         beta_schedule="linear",
         prediction_type="v_prediction",
         timestep_spacing="trailing",
+        steps_offset=1,
         clip_sample=False,
     )
 
