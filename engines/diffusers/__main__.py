@@ -123,7 +123,7 @@ async def _serve(arguments: argparse.Namespace, worker: PipelineWorker | None, s
     await signals.get()
     log.info("Shutting down")
     if not await _drained(requests, arguments.grace_seconds, signals):
-        requests.cancel_all()
+        requests.break_off()
         await requests.drain(_CANCELLING_SECONDS)
     server.should_exit = True
     await serving

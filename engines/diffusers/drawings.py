@@ -181,6 +181,11 @@ def checked_size(size: Size, facts: PipelineFacts, options: EngineOptions) -> Si
     return size
 
 
+def default_size(facts: PipelineFacts) -> Size:
+    """What is drawn where no size is named; a configured one need not be a multiple."""
+    return fitting_size((facts.default_width, facts.default_height), facts)
+
+
 def fitting_size(size: Size, facts: PipelineFacts) -> Size:
     """The size nearest to an image's own that the pipeline draws, no more pixels than it draws by default."""
     width, height = size

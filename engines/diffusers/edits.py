@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from engines.diffusers.bodies import from_json, from_texts, image_bytes, is_multipart, read_form
 from engines.diffusers.connections import caller
-from engines.diffusers.drawings import Drawing, Source, asked_size, checked, fitting_size
+from engines.diffusers.drawings import Drawing, Source, asked_size, checked, default_size, fitting_size
 from engines.diffusers.engine import Engine
 from engines.diffusers.generations import draw
 from engines.diffusers.jobs import PipelineFacts
@@ -77,7 +77,7 @@ def _drawing(asked: _Edit, facts: PipelineFacts, engine: Engine) -> Drawing:
     if asked.mask is not None and not facts.takes_mask:
         raise _unsupported(facts, "mask", "takes no mask; leave it out")
     size = asked_size(body, facts, options)
-    drawing = checked(body, size or (facts.default_width, facts.default_height), facts, options)
+    drawing = checked(body, size or default_size(facts), facts, options)
     image = read(asked.image, "image", engine.limits)
     mask = None if asked.mask is None else read(asked.mask, "mask", engine.limits)
     start = source(image, mask, size or fitting_size(image.size, facts), body.strength)

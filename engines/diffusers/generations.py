@@ -6,7 +6,7 @@ from starlette.responses import Response
 from engines.diffusers.bodies import from_json
 from engines.diffusers.connections import Caller, caller, streamed, whole
 from engines.diffusers.drawing_work import DrawingWork, Ticket
-from engines.diffusers.drawings import Drawing, asked_size, checked
+from engines.diffusers.drawings import Drawing, asked_size, checked, default_size
 from engines.diffusers.engine import Engine
 from engines.diffusers.wire import GenerationBody
 
@@ -20,7 +20,7 @@ async def generate(request: Request) -> Response:
     engine.check_model(body.model)
     facts = worker.facts
     size = asked_size(body, facts, engine.options)
-    drawing = checked(body, size or (facts.default_width, facts.default_height), facts, engine.options)
+    drawing = checked(body, size or default_size(facts), facts, engine.options)
     return await draw(request, engine, who, drawing, "image_generation")
 
 

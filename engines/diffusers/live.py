@@ -50,10 +50,11 @@ class LiveRequest:
         self.id = request_id
         self.work = work
         self.created = int(time())
-        self._cancelling = False
+        self.cancelling = False
 
     def cancel(self) -> None:
-        self._cancelling = True
+        """For its caller, who wants it no more."""
+        self.cancelling = True
         self.work.cancel()
 
     def state(self, ended: RequestStatus | None = None) -> RequestState:
@@ -62,7 +63,7 @@ class LiveRequest:
         return RequestState(
             id=self.id,
             created=self.created,
-            status=ended or ("cancelling" if self._cancelling else under_way),
+            status=ended or ("cancelling" if self.cancelling else under_way),
             images_done=progress.images_done,
             images_total=progress.images_total,
             steps_done=progress.steps_done,
@@ -119,8 +120,16 @@ class LiveRequests:
         try:
             return Outcome(200, await live.work.run(), live.state("finished"))
         except Refused as exc:
-            ended: RequestStatus = "cancelled" if exc.status == CANCELLED_STATUS else "failed"
-            return Outcome(exc.status, exc.content(), live.state(ended), exc.headers())
+            return self._refusal(live, exc)
+
+    def _refusal(self, live: LiveRequest, refused: Refused) -> Outcome:
+        """What our own end cancelled may be tried elsewhere; what its caller cancelled, not."""
+        was_cancelled = refused.status == CANCELLED_STATUS
+        if was_cancelled and not live.cancelling:
+            refused = closing()
+        return Outcome(
+            refused.status, refused.content(), live.state("cancelled" if was_cancelled else "failed"), refused.headers()
+        )
 
     def find(self, request_id: str) -> LiveRequest | None:
         return self._live.get(request_id)
@@ -162,6 +171,7 @@ class LiveRequests:
             return False
         return True
 
-    def cancel_all(self) -> None:
+    def break_off(self) -> None:
+        """End what is left; its callers hear that the engine is closing."""
         for live in list(self._live.values()):
-            live.cancel()
+            live.work.cancel()

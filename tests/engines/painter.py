@@ -163,9 +163,7 @@ class Painter:
         painting.done += 1
         self._rows += 1
         painting.on_event(Stepped(painting.done, job.steps, batch))
-        if painting.shown < job.preview_count and painting.done * (job.preview_count + 1) >= job.steps * (
-            painting.shown + 1
-        ):
+        if painting.shown < min(job.preview_count, job.steps - 1):
             painting.on_event(Preview(painting.shown, painted(job)))
             painting.shown += 1
         if painting.done == job.steps:
