@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from engines.diffusers.bodies import from_json, from_texts, image_bytes, is_multipart, read_form
 from engines.diffusers.connections import caller
-from engines.diffusers.drawings import Drawing, Source, asked_size, checked, default_size, fitting_size
+from engines.diffusers.drawings import Drawing, asked_size, checked, default_size, fitting_size
 from engines.diffusers.engine import Engine
 from engines.diffusers.generations import draw
 from engines.diffusers.jobs import PipelineFacts
@@ -80,18 +80,11 @@ def _drawing(asked: _Edit, facts: PipelineFacts, engine: Engine) -> Drawing:
     drawing = checked(body, size or default_size(facts), facts, options)
     image = read(asked.image, "image", engine.limits)
     mask = None if asked.mask is None else read(asked.mask, "mask", engine.limits)
-    start = source(image, mask, size or fitting_size(image.size, facts), body.strength)
+    start = source(image, mask, size or fitting_size(image.size, facts), body.strength, drawing.steps)
     if start.mask is not None and not facts.takes_mask:
         raise _unsupported(facts, "image", "cannot fill transparent parts; send an opaque image")
-    _check_strength(start, drawing.steps)
     return replace(drawing, source=start, size=start.image.size)
 
 
 def _unsupported(facts: PipelineFacts, param: str, why: str) -> Refused:
     return invalid(f"{facts.pipeline} {why}", param, "unsupported_parameter")
-
-
-def _check_strength(start: Source, steps: int) -> None:
-    """An edit makes the last `strength` of its steps; none would give back the image."""
-    if int(steps * start.strength) < 1:
-        raise invalid(f"{start.strength:g} of {steps} steps is none; at least {1 / steps:.3g} is needed", "strength")

@@ -20,7 +20,7 @@ def read(content: bytes, param: str, limits: Limits) -> Image.Image:
         raise invalid(str(exc), param, "invalid_image") from exc
 
 
-def source(image: Image.Image, mask: Image.Image | None, size: Size, strength: float | None) -> Source:
+def source(image: Image.Image, mask: Image.Image | None, size: Size, strength: float | None, steps: int) -> Source:
     """Brought to `size`, however its ratio is. A transparent image is its own mask. Raises `Refused`.
 
     `mask` has the size of `image`: its transparent pixels are drawn anew or, where it has none, its white ones.
@@ -30,12 +30,20 @@ def source(image: Image.Image, mask: Image.Image | None, size: Size, strength: f
     drawn_anew = _marked(mask) if mask is not None else _transparent(image)
     if mask is not None and (drawn_anew is None or not any(drawn_anew.histogram()[_MARKED:])):
         raise invalid("marks nothing to be drawn anew: make that transparent, or white in a mask without alpha", "mask")
-    usual = STRENGTH_WITHOUT_MASK if drawn_anew is None else STRENGTH_WITH_MASK
     return Source(
         image=_resized(_on_white(image), size, Image.Resampling.LANCZOS),
         mask=None if drawn_anew is None else _resized(drawn_anew, size, Image.Resampling.NEAREST),
-        strength=usual if strength is None else strength,
+        strength=_strength(strength, steps, masked=drawn_anew is not None),
     )
+
+
+def _strength(asked: float | None, steps: int, *, masked: bool) -> float:
+    """An edit makes the last `strength` of its steps; none would give back the image."""
+    if asked is None:
+        return STRENGTH_WITH_MASK if masked or steps == 1 else STRENGTH_WITHOUT_MASK
+    if int(steps * asked) < 1:
+        raise invalid(f"{asked:g} of {steps} steps is none; at least {1 / steps:.3g} is needed", "strength")
+    return asked
 
 
 def _marked(mask: Image.Image) -> Image.Image | None:
