@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Literal, NamedTuple, Protocol
 
 from adapters.endpoint import Endpoint
+from adapters.tasks import Task, TaskCall, TaskResult
 
 Header = tuple[bytes, bytes]
 
@@ -155,6 +156,14 @@ class EngineAdapter(Protocol):
 
     def launch(self, model: ModelLaunch, target: Target) -> Launch:
         """Budget and options to command line. Raises `adapters.errors.LaunchError` when it cannot fit."""
+        ...
+
+    def task_call(self, task: Task, model_name: str) -> TaskCall:
+        """The call that does a task with the model of that name. Raises `adapters.tasks.TaskRefused`."""
+        ...
+
+    def task_result(self, task: Task, body: bytes) -> TaskResult:
+        """What the good answer to that call says. Raises `adapters.errors.EngineProtocolError`."""
         ...
 
     async def probe(self, endpoint: Endpoint) -> Probe:

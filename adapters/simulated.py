@@ -10,6 +10,7 @@ import orjson
 from adapters.base import Batching, Call, Header, Launch, ModelLaunch, NormalError, Probe, Target, Verdict
 from adapters.endpoint import Endpoint
 from adapters.errors import LaunchError
+from adapters.tasks import Task, TaskCall, TaskResult, openai_call, openai_result
 from adapters.vllm import errors, log, probe, verdict, wire
 from engines.simulated.script import Script, ScriptError, parse_script
 
@@ -55,6 +56,12 @@ class SimulatedAdapter:
             ready_timeout_seconds=float(ready_timeout),
             stop_grace_seconds=float(model.options.get("stop_grace_seconds", _STOP_GRACE_SECONDS)),
         )
+
+    def task_call(self, task: Task, model_name: str) -> TaskCall:
+        return openai_call(task, model_name)
+
+    def task_result(self, task: Task, body: bytes) -> TaskResult:
+        return openai_result(task, body)
 
     async def probe(self, endpoint: Endpoint) -> Probe:
         return await probe.look(endpoint)

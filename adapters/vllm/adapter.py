@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from adapters.base import Batching, Call, Header, Launch, ModelLaunch, NormalError, Probe, Target, Verdict
 from adapters.endpoint import Endpoint
+from adapters.tasks import Task, TaskCall, TaskResult, openai_call, openai_result
 from adapters.vllm import errors, launch, log, probe, verdict, wire
 from adapters.vllm.footprint import Footprint, read_footprint
 
@@ -32,6 +33,12 @@ class VllmAdapter:
 
     def launch(self, model: ModelLaunch, target: Target) -> Launch:
         return launch.plan_launch(model, target, self._footprint, self._cores)
+
+    def task_call(self, task: Task, model_name: str) -> TaskCall:
+        return openai_call(task, model_name)
+
+    def task_result(self, task: Task, body: bytes) -> TaskResult:
+        return openai_result(task, body)
 
     async def probe(self, endpoint: Endpoint) -> Probe:
         return await probe.look(endpoint)

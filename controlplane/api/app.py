@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 
 from adapters.base import NormalError
 from controlplane.api.admin.routes import admin_router
+from controlplane.api.artifacts import artifacts_router
 from controlplane.api.context import Context
 from controlplane.api.errors import error_body, retry_headers, unavailable
 from controlplane.api.openai.engine_calls import ENGINE_PATHS, EngineCalls
@@ -21,6 +22,8 @@ from controlplane.api.openai.models import models_router
 from controlplane.api.probes import probes_router
 from controlplane.api.reply import Receive, Send
 from controlplane.api.serving import Serving
+from controlplane.api.unified.asks import UNIFIED_PATHS
+from controlplane.api.unified.calls import UnifiedCalls
 from controlplane.errors import RequestRejected, StoreFailure
 from controlplane.settings import Scope
 
@@ -29,24 +32,28 @@ _ADMIN_PREFIXES = ("/admin", "/metrics", "/docs", "/openapi.json")
 
 _SEEN_BY_PAGES = ("x-request-id", "retry-after", "x-should-retry")
 
-_BARE_PATHS = ENGINE_PATHS.keys() | IMAGE_PATHS.keys()
+_BARE_PATHS = ENGINE_PATHS.keys() | IMAGE_PATHS.keys() | UNIFIED_PATHS.keys()
 
 Asgi = Callable[[Any, Receive, Send], Awaitable[None]]
-BareCall = Callable[[str, Mapping[bytes, bytes], Receive, Send], Awaitable[None]]
 
 
 def application(context: Context) -> Asgi:
     """The whole service as one ASGI application."""
     serving = Serving(context.outlook)
-    engine_calls = EngineCalls(context.keyring, context.admission, serving, context.max_body_bytes)
-    image_calls = ImageCalls(context.keyring, context.admission, serving, context.max_body_bytes)
-    bare: dict[str, BareCall] = dict.fromkeys(ENGINE_PATHS, engine_calls) | dict.fromkeys(IMAGE_PATHS, image_calls)
+    engine_calls = EngineCalls(context, serving)
+    image_calls = ImageCalls(context, serving)
+    unified_calls = UnifiedCalls(context, serving)
+    bare: dict[str, Asgi] = {
+        **dict.fromkeys(ENGINE_PATHS, engine_calls),
+        **dict.fromkeys(IMAGE_PATHS, image_calls),
+        **dict.fromkeys(UNIFIED_PATHS, unified_calls),
+    }
     rest: Asgi = _framework(context)
 
     async def app(scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         direct = bare.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
         if direct is not None:
-            await direct(scope["path"], dict(scope["headers"]), receive, send)
+            await direct(scope, receive, send)
         else:
             await rest(scope, receive, send)
 
@@ -73,7 +80,7 @@ def _framework(context: Context) -> FastAPI:
     app.add_exception_handler(StoreFailure, _on_store_failure)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
-    for router in (probes_router(context), models_router(context), admin_router(context)):
+    for router in (probes_router(context), models_router(context), artifacts_router(context), admin_router(context)):
         app.include_router(router)
     return app
 

@@ -5,7 +5,7 @@ What the parts mean is not its business.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from python_multipart.exceptions import MultipartParseError
@@ -48,6 +48,11 @@ class Form(NamedTuple):
             return self.raw[part.start : part.end].decode()
         except UnicodeDecodeError as exc:
             raise rejections.invalid(f"{name} is not UTF-8 text", name, "invalid_value") from exc
+
+    def texts(self, names: Iterable[str]) -> dict[str, str]:
+        """Those of these fields that there are."""
+        found = {name: self.text(name) for name in names}
+        return {name: text for name, text in found.items() if text is not None}
 
     def file(self, name: str) -> bytes | None:
         """The content of the first file of this name."""

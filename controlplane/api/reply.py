@@ -3,13 +3,14 @@
 Bytes pass as they came. Framing and keep-alive are the server's business.
 """
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
 from controlplane.api.errors import Headers, error_body, error_event, retry_headers
 from controlplane.errors import RequestRejected
 
 Message = MutableMapping[str, Any]
+Scope = Mapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 Receive = Callable[[], Awaitable[Message]]
 

@@ -29,14 +29,14 @@ def _openai_error(rejection: RequestRejected) -> bytes:
     return error_body(rejection.error)
 
 
-class Form(NamedTuple):
+class AnswerForm(NamedTuple):
     """How a whole answer is made of the engine's (may raise RequestRejected), and the body of a failure."""
 
     finish: Callable[[Answer], Awaitable[Answer]] = _as_it_came
     failure: Callable[[RequestRejected], bytes] = _openai_error
 
 
-PLAIN = Form()
+PLAIN = AnswerForm()
 
 
 class _Watch:
@@ -72,7 +72,7 @@ class Serving:
         self._outlook = outlook
         self._lingering = Lingering(_WATCH_AFTER_SECONDS)
 
-    async def __call__(self, exchange: Exchange, receive: Receive, send: Send, form: Form = PLAIN) -> None:
+    async def __call__(self, exchange: Exchange, receive: Receive, send: Send, form: AnswerForm = PLAIN) -> None:
         reply = Reply(send, exchange.accepted.head.request_id)
         watch = _Watch(receive, reply)
         self._lingering.enter(watch, watch.begin)
@@ -110,7 +110,7 @@ class Serving:
         await reply.end()
 
 
-async def _whole(exchange: Exchange, reply: Reply, form: Form) -> None:
+async def _whole(exchange: Exchange, reply: Reply, form: AnswerForm) -> None:
     answer = await exchange.whole()
     if form.finish is not _as_it_came:
         answer = await form.finish(answer)

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from controlplane.errors import RequestRejected
 from controlplane.loop import rejections
 
 # OpenAI's service tiers as priorities; what is not named here leaves the model's own.
@@ -98,27 +97,30 @@ def _integer(text: bytes) -> int | None:
         return None
 
 
-def read_deadline(headers: Mapping[bytes, bytes]) -> float | None:
-    """Seconds from the header. Raises RequestRejected."""
+def read_deadline(headers: Mapping[bytes, bytes], named: object = None) -> float | None:
+    """Seconds from the header, else what the body named. Raises RequestRejected."""
     header = headers.get(b"x-deadline-seconds")
     if header is None:
-        return None
+        return None if named is None else _valid_deadline(named, _seconds(named), "deadline_seconds")
+    given = header.decode("latin-1")
     try:
         seconds = float(header)
     except ValueError:
         seconds = math.nan
+    return _valid_deadline(given, seconds, "X-Deadline-Seconds")
+
+
+def _seconds(named: object) -> float:
+    return float(named) if isinstance(named, int | float) and not isinstance(named, bool) else math.nan
+
+
+def _valid_deadline(given: object, seconds: float, param: str) -> float:
     if not 0 < seconds <= _MAX_DEADLINE_SECONDS:
-        raise _bad_deadline(header)
+        message = (
+            f"{param} must be a number of seconds above 0 and at most {_MAX_DEADLINE_SECONDS:.0f}, not {_shown(given)}"
+        )
+        raise rejections.invalid(message, param, "invalid_deadline")
     return seconds
-
-
-def _bad_deadline(header: bytes) -> RequestRejected:
-    return rejections.invalid(
-        f"X-Deadline-Seconds must be a number of seconds above 0 and at most {_MAX_DEADLINE_SECONDS:.0f}, "
-        f"not {_shown(header.decode('latin-1'))}",
-        "X-Deadline-Seconds",
-        "invalid_deadline",
-    )
 
 
 def _shown(value: object) -> str:

@@ -3,23 +3,33 @@
 Pictures that are wanted as URLs become artifacts; engines are only ever asked for base64.
 """
 
+import base64
+import binascii
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from controlplane.api.auth import Keyring
+import orjson
+
+from controlplane.api.artifacts import base_url, kept
 from controlplane.api.body import CallerGone, read_body
+from controlplane.api.context import Context
 from controlplane.api.multipart import Form, is_form, read_form
 from controlplane.api.openai.envelope import read_deadline, read_envelope, read_priority
-from controlplane.api.reply import JSON_TYPE, Receive, Reply, Send
-from controlplane.api.serving import Serving
+from controlplane.api.reply import JSON_TYPE, Receive, Reply, Scope, Send
+from controlplane.api.serving import PLAIN, AnswerForm, Serving
 from controlplane.core.model import InferenceType
 from controlplane.errors import RequestRejected
 from controlplane.loop import rejections
-from controlplane.loop.admission import Admission, Ask
+from controlplane.loop.admission import Ask
+from controlplane.loop.exchange import Answer
 
 _DRAWING = (InferenceType.TEXT2IMAGE,)
 _EDITING = (InferenceType.TEXT2IMAGE, InferenceType.IMAGE_PROCESSING)
 _DEFAULT_MODEL = InferenceType.TEXT2IMAGE.value
+# What decides which calls an engine can compute together.
+_OF_BATCHES = frozenset(
+    {"n", "size", "steps", "num_inference_steps", "guidance", "guidance_scale", "scheduler", "strength"}
+)
 _FLAGS = {"true": True, "false": False, "": False}
 
 IMAGE_PATHS: Mapping[str, tuple[InferenceType, ...]] = {
@@ -36,18 +46,21 @@ class _Wanted(NamedTuple):
     as_urls: bool
     priority: int | None
     body_for: Callable[[str | None], bytes]
+    fields: Mapping[str, object]
 
 
 class ImageCalls:
     """ASGI application for every path in IMAGE_PATHS, POST only."""
 
-    def __init__(self, keyring: Keyring, admission: Admission, serving: Serving, max_body_bytes: int) -> None:
-        self._keyring = keyring
-        self._admission = admission
+    def __init__(self, context: Context, serving: Serving) -> None:
+        self._keyring = context.keyring
+        self._admission = context.admission
+        self._artifacts = context.media.artifacts
         self._serving = serving
-        self._max_body_bytes = max_body_bytes
+        self._max_body_bytes = context.max_body_bytes
 
-    async def __call__(self, path: str, headers: Mapping[bytes, bytes], receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path, headers = scope["path"], dict(scope["headers"])
         try:
             client = self._keyring.identify(headers)
             body = await read_body(receive, headers, self._max_body_bytes)
@@ -66,6 +79,7 @@ class ImageCalls:
                 priority=wanted.priority,
                 deadline_seconds=read_deadline(headers),
                 client=client.name,
+                fields=wanted.fields,
             )
             exchange = self._admission.admit(ask)
         except RequestRejected as exc:
@@ -73,7 +87,17 @@ class ImageCalls:
         except CallerGone:
             return
         else:
-            await self._serving(exchange, receive, send)
+            form_of_answer = self._with_urls(base_url(scope)) if wanted.as_urls else PLAIN
+            await self._serving(exchange, receive, send, form_of_answer)
+
+    def _with_urls(self, base: str) -> AnswerForm:
+        async def finish(answer: Answer) -> Answer:
+            fields = _parsed(answer.body)
+            for each in fields["data"]:
+                each["url"] = base + await kept(self._artifacts, _content(each.pop("b64_json", None)))
+            return answer._replace(body=orjson.dumps(fields))
+
+        return AnswerForm(finish)
 
 
 def _of_json(headers: Mapping[bytes, bytes], body: bytes) -> _Wanted:
@@ -86,7 +110,7 @@ def _of_json(headers: Mapping[bytes, bytes], body: bytes) -> _Wanted:
     def body_for(served_name: str | None) -> bytes:
         return envelope.body_for(served_name or (envelope.model if as_urls else None))
 
-    return _Wanted(envelope.model, envelope.stream, as_urls, envelope.priority, body_for)
+    return _Wanted(envelope.model, envelope.stream, as_urls, envelope.priority, body_for, envelope.fields)
 
 
 def _of_form(headers: Mapping[bytes, bytes], form: Form) -> _Wanted:
@@ -104,7 +128,26 @@ def _of_form(headers: Mapping[bytes, bytes], form: Form) -> _Wanted:
         return form.with_texts(renamed) if renamed else form.raw
 
     priority = read_priority(headers, {"priority": _number(form.text("priority"))})
-    return _Wanted(model or _DEFAULT_MODEL, stream, as_urls, priority, body_for)
+    return _Wanted(model or _DEFAULT_MODEL, stream, as_urls, priority, body_for, form.texts(_OF_BATCHES))
+
+
+def _parsed(body: bytes) -> dict[str, Any]:
+    """Raises RequestRejected when the engine's answer holds no list of pictures."""
+    try:
+        fields = orjson.loads(body)
+    except orjson.JSONDecodeError as exc:
+        raise rejections.aborted("the engine's answer is not JSON") from exc
+    data = fields.get("data") if isinstance(fields, dict) else None
+    if not isinstance(data, list) or not all(isinstance(each, dict) for each in data):
+        raise rejections.aborted("the engine's answer holds no pictures")
+    return dict(fields)
+
+
+def _content(coded: object) -> bytes:
+    try:
+        return base64.b64decode(coded if isinstance(coded, str) else "", validate=True)
+    except binascii.Error as exc:
+        raise rejections.aborted("the engine's answer holds a picture that is not base64") from exc
 
 
 def _as_urls(response_format: object, *, stream: bool) -> bool:
