@@ -10,6 +10,7 @@ import socket
 import stat
 import sys
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from pathlib import Path
 from time import time
 
@@ -25,10 +26,9 @@ from engines.diffusers.metrics import Metrics
 from engines.diffusers.options import EngineOptions
 from engines.diffusers.results import KeptResults
 from engines.diffusers.threads import PictureThreads
+from engines.diffusers.upscaling import Upscaler, Upscaling
 
 log = logging.getLogger("diffusers_engine")
-
-Load = Callable[[Path, EngineOptions], PipelineWorker]
 
 _CANCELLING_SECONDS = 10.0  # what cancelled requests have to come to the end of a step
 
@@ -80,8 +80,27 @@ def _unlink_own(uds: str | None, inode: int | None) -> None:
         Path(uds).unlink()
 
 
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What takes time to load, and is there before the server listens."""
+
+    worker: PipelineWorker | None
+    upscaler: Upscaler | None
+
+    def close(self) -> None:
+        if self.worker is not None:
+            self.worker.close()
+
+
+def load_upscaler(path: Path, options: EngineOptions) -> Upscaler:
+    """Only here, and only where an upscaler is asked for, torch is imported. Raises `LoadFailed`."""
+    from engines.diffusers import upscale  # noqa: PLC0415
+
+    return upscale.load_upscaler(path, options)
+
+
 def load_pipeline(model_path: Path, options: EngineOptions) -> PipelineWorker:
-    """Only here, and only where a pipeline is asked for, is torch imported. Raises `LoadFailed`."""
+    """As above, where a pipeline is asked for. Raises `LoadFailed`."""
     from engines.diffusers.worker import start_worker  # noqa: PLC0415
 
     return start_worker(model_path, options)
@@ -95,6 +114,14 @@ class _Server(uvicorn.Server):
         yield
 
 
+@dataclass(frozen=True, slots=True)
+class Loaders:
+    """How pipeline and upscaler are loaded; the tests load others."""
+
+    pipeline: Callable[[Path, EngineOptions], PipelineWorker] = load_pipeline
+    upscaler: Callable[[Path, EngineOptions], Upscaler] = load_upscaler
+
+
 def _server(engine: Engine) -> _Server:
     config = uvicorn.Config(
         application(engine), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=5
@@ -102,13 +129,25 @@ def _server(engine: Engine) -> _Server:
     return _Server(config)
 
 
-async def _serve(arguments: argparse.Namespace, worker: PipelineWorker | None, sock: socket.socket) -> None:
-    """Serve until a signal, then drain; a second signal ends the grace."""
+def _engine(arguments: argparse.Namespace, loaded: Loaded) -> Engine:
     options: EngineOptions = arguments.options
-    metrics = Metrics(worker)
+    metrics = Metrics(loaded.worker)
     results = KeptResults(options.keep_results_seconds, options.keep_results_mib)
-    requests = LiveRequests(results, metrics, options.max_waiting_images)
-    engine = Engine(tuple(arguments.model), options, worker, requests, metrics, PictureThreads(), int(time()))
+    return Engine(
+        models=tuple(arguments.model),
+        options=options,
+        worker=loaded.worker,
+        requests=LiveRequests(results, metrics, options.max_waiting_images),
+        metrics=metrics,
+        threads=PictureThreads(),
+        upscaling=Upscaling(loaded.upscaler) if loaded.upscaler else None,
+        started_at=int(time()),
+    )
+
+
+async def _serve(arguments: argparse.Namespace, loaded: Loaded, sock: socket.socket) -> None:
+    """Serve until a signal, then drain; a second signal ends the grace."""
+    engine = _engine(arguments, loaded)
     signals: asyncio.Queue[None] = asyncio.Queue()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, None)
@@ -122,12 +161,12 @@ async def _serve(arguments: argparse.Namespace, worker: PipelineWorker | None, s
     )
     await signals.get()
     log.info("Shutting down")
-    if not await _drained(requests, arguments.grace_seconds, signals):
-        requests.break_off()
-        await requests.drain(_CANCELLING_SECONDS)
+    if not await _drained(engine.requests, arguments.grace_seconds, signals):
+        engine.requests.break_off()
+        await engine.requests.drain(_CANCELLING_SECONDS)
     server.should_exit = True
     await serving
-    engine.threads.close()
+    engine.close()
 
 
 async def _drained(requests: LiveRequests, grace_seconds: float, signals: "asyncio.Queue[None]") -> bool:
@@ -141,23 +180,29 @@ async def _drained(requests: LiveRequests, grace_seconds: float, signals: "async
     return drained
 
 
-def _run(arguments: argparse.Namespace, sock: socket.socket, load: Load) -> int:
+def _load(arguments: argparse.Namespace, loaders: Loaders) -> Loaded:
+    """The upscaler first: what the pipeline may use is what is left then. Raises `LoadFailed`."""
+    options: EngineOptions = arguments.options
     path: Path | None = arguments.model_path
+    upscaler = loaders.upscaler(Path(options.upscaler), options) if options.upscaler else None
+    return Loaded(loaders.pipeline(path, options) if path else None, upscaler)
+
+
+def _run(arguments: argparse.Namespace, sock: socket.socket, loaders: Loaders) -> int:
     try:
-        worker = load(path, arguments.options) if path else None
+        loaded = _load(arguments, loaders)
     except LoadFailed as exc:
-        log.error("cannot load %s: %s", path, exc)
+        log.error("cannot start: %s", exc)
         return 1
     try:
-        asyncio.run(_serve(arguments, worker, sock))
+        asyncio.run(_serve(arguments, loaded, sock))
     finally:
-        if worker is not None:
-            worker.close()
+        loaded.close()
     log.info("Application shutdown complete.")
     return 0
 
 
-def main(argv: list[str], load: Load = load_pipeline) -> int:
+def main(argv: list[str], loaders: Loaders = Loaders()) -> int:
     """Run until a signal. Returns the exit status: 0, 1 when the start failed, 2 for wrong arguments."""
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(levelname)s %(asctime)s %(name)s: %(message)s")
     arguments = _arguments(argv)
@@ -169,7 +214,7 @@ def main(argv: list[str], load: Load = load_pipeline) -> int:
     inode = Path(arguments.uds).stat().st_ino if arguments.uds else None
     signal.signal(signal.SIGTERM, lambda *_: _leave(arguments.uds, inode))
     try:
-        return _run(arguments, sock, load)
+        return _run(arguments, sock, loaders)
     finally:
         sock.close()
         _unlink_own(arguments.uds, inode)

@@ -1,6 +1,5 @@
 """The routes of the diffusers engine: which path does what, and every error in OpenAI's shape."""
 
-import asyncio
 from collections.abc import Mapping
 
 from pydantic import BaseModel
@@ -17,6 +16,7 @@ from engines.diffusers.engine import Engine
 from engines.diffusers.generations import generate
 from engines.diffusers.process import process
 from engines.diffusers.refusals import Refused
+from engines.diffusers.sleeping import is_sleeping, sleep, wake_up
 from engines.diffusers.wire import REQUEST_ID
 
 
@@ -40,8 +40,9 @@ def _json(model: BaseModel) -> Response:
 async def _health(request: Request) -> Response:
     engine = _engine(request)
     engine.requests.check_open()
-    asleep = engine.worker is not None and engine.pipeline().load().asleep
-    return JSONResponse({"status": "asleep" if asleep else "ready"})
+    if engine.worker is not None:
+        engine.pipeline()
+    return JSONResponse({"status": "asleep" if engine.asleep else "ready"})
 
 
 async def _metrics(request: Request) -> Response:
@@ -59,21 +60,6 @@ async def _models(request: Request) -> Response:
 async def _pipeline(request: Request) -> Response:
     facts = _engine(request).pipeline().facts
     return JSONResponse({name: getattr(facts, name) for name in facts.__dataclass_fields__})
-
-
-async def _sleep(request: Request) -> Response:
-    await asyncio.wrap_future(_engine(request).pipeline().sleep())
-    return JSONResponse({"status": "asleep"})
-
-
-async def _wake_up(request: Request) -> Response:
-    await asyncio.wrap_future(_engine(request).pipeline().wake_up())
-    return JSONResponse({"status": "ready"})
-
-
-async def _is_sleeping(request: Request) -> Response:
-    worker = _engine(request).worker
-    return JSONResponse({"is_sleeping": worker is not None and worker.load().asleep})
 
 
 async def _request_state(request: Request) -> Response:
@@ -125,7 +111,7 @@ _ROUTES = [
     Route("/v1/requests/{request_id}/result", _request_result),
     Route("/health", _health),
     Route("/metrics", _metrics),
-    Route("/sleep", _sleep, methods=["POST"]),
-    Route("/wake_up", _wake_up, methods=["POST"]),
-    Route("/is_sleeping", _is_sleeping),
+    Route("/sleep", sleep, methods=["POST"]),
+    Route("/wake_up", wake_up, methods=["POST"]),
+    Route("/is_sleeping", is_sleeping),
 ]

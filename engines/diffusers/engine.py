@@ -8,12 +8,13 @@ from engines.diffusers.metrics import Metrics
 from engines.diffusers.options import EngineOptions
 from engines.diffusers.refusals import dead, not_found
 from engines.diffusers.threads import PictureThreads
+from engines.diffusers.upscaling import Upscaling
 from engines.pictures.intake import Limits
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """`models`: the names it answers to, the first being its own. Without a pipeline `worker` is None."""
+    """`models`: the names it answers to, its own first. `worker`, `upscaling`: None where none is configured."""
 
     models: tuple[str, ...]
     options: EngineOptions
@@ -21,12 +22,25 @@ class Engine:
     requests: LiveRequests
     metrics: Metrics
     threads: PictureThreads
+    upscaling: Upscaling | None
     started_at: int
+
+    def close(self) -> None:
+        """After the last request: waits for what still runs in a thread."""
+        self.threads.close()
+        if self.upscaling is not None:
+            self.upscaling.close()
 
     @property
     def limits(self) -> Limits:
         """Of a picture that is sent."""
         return Limits(self.options.max_upload_mib, self.options.max_image_megapixels)
+
+    @property
+    def asleep(self) -> bool:
+        if self.worker is not None:
+            return self.worker.load().asleep
+        return self.upscaling is not None and self.upscaling.asleep
 
     def pipeline(self) -> PipelineWorker:
         """The worker, to give it something to do. Raises `Refused` when there is none or its thread has ended."""

@@ -2,6 +2,8 @@
 
 import json
 from base64 import b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from time import time
 
@@ -17,7 +19,7 @@ from engines.diffusers.refusals import cancelled, invalid
 from engines.diffusers.sources import read
 from engines.diffusers.wire import Picture, ProcessAnswer, ProcessBody
 from engines.pictures.encoding import Encoding, encode
-from engines.pictures.operations import Operation, SizeLimits, Upscale, operation_of, perform
+from engines.pictures.operations import Operation, SizeLimits, Upscale, check_size, operation_of, perform
 from engines.pictures.refusals import ParameterRefused
 
 
@@ -40,7 +42,7 @@ class Asked:
 
 
 class ProcessingWork:
-    """Decodes, changes and encodes in one of the picture threads. What runs there is not broken off."""
+    """Decodes, changes and encodes in threads. Of what runs there, only the upscaler is broken off."""
 
     kind = "image_process"
 
@@ -53,7 +55,9 @@ class ProcessingWork:
 
     async def run(self) -> bytes:
         """A `ProcessAnswer`. Raises `Refused`."""
-        answer = await self._engine.threads.run(self._processed)
+        image = await self._engine.threads.run(self._picture)
+        changed, method = await self._changed(image)
+        answer = await self._engine.threads.run(self._answer, changed, method)
         self._done = True
         return answer
 
@@ -63,16 +67,32 @@ class ProcessingWork:
     def progress(self) -> Progress:
         return Progress(int(self._done), 1)
 
-    def _processed(self) -> bytes:
+    def _picture(self) -> Image.Image:
+        """Decoded, and judged by what the operation would make of it."""
         self._check_wanted()
         image = read(self._content, "image", self._engine.limits)
+        with _refusing():
+            check_size(self._asked.operation, image.size, self._size_limits)
+        return image
+
+    async def _changed(self, image: Image.Image) -> tuple[Image.Image, str]:
+        """The result, and how it was made."""
+        operation, upscaling = self._asked.operation, self._engine.upscaling
+        if isinstance(operation, Upscale) and upscaling is not None:
+            size = operation.size_after(image.size)
+            return await upscaling.upscaled(image, size, self._check_wanted), upscaling.name
+        method = "lanczos" if isinstance(operation, Upscale) else "pillow"
+        return await self._engine.threads.run(self._performed, image), method
+
+    def _performed(self, image: Image.Image) -> Image.Image:
         self._check_wanted()
-        try:
-            changed, method = self._changed(image)
-            self._check_wanted()
+        with _refusing():
+            return perform(self._asked.operation, image, self._size_limits)
+
+    def _answer(self, changed: Image.Image, method: str) -> bytes:
+        self._check_wanted()
+        with _refusing():
             content = encode(changed, self._asked.encoding)
-        except ParameterRefused as exc:
-            raise invalid(exc.message, exc.field) from exc
         answer = ProcessAnswer(
             created=int(time()),
             data=[Picture(b64_json=b64encode(content).decode())],
@@ -83,22 +103,27 @@ class ProcessingWork:
         )
         return answer.model_dump_json(exclude_none=True).encode()
 
-    def _changed(self, image: Image.Image) -> tuple[Image.Image, str]:
-        """The result, and how it was made."""
-        operation = self._asked.operation
-        result = perform(operation, image, SizeLimits(self._engine.options.max_pixels))
-        return result, "lanczos" if isinstance(operation, Upscale) else "pillow"
+    @property
+    def _size_limits(self) -> SizeLimits:
+        return SizeLimits(self._engine.options.max_pixels)
 
     def _check_wanted(self) -> None:
         if self._cancelled:
             raise cancelled()
 
 
-def _asked(body: ProcessBody) -> Asked:
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """What the operations refuse, as an answer."""
     try:
-        operation = operation_of(body.operation, body.parameters)
+        yield
     except ParameterRefused as exc:
         raise invalid(exc.message, exc.field) from exc
+
+
+def _asked(body: ProcessBody) -> Asked:
+    with _refusing():
+        operation = operation_of(body.operation, body.parameters)
     own = operation.encoding()
     if own is None:
         return Asked(operation, Encoding(body.output_format or "png", body.output_compression))

@@ -63,6 +63,11 @@ def closing() -> Refused:
     return Refused(503, message, "server_error", "engine_closing", retry_after_seconds=1)
 
 
+def asleep() -> Refused:
+    message = "the upscaler is asleep; wake it up with POST /wake_up"
+    return Refused(503, message, "server_error", "engine_asleep", retry_after_seconds=1)
+
+
 def full(limit: int) -> Refused:
     message = f"{limit} images wait already; try again later"
     return Refused(503, message, "server_error", "engine_full", retry_after_seconds=1)

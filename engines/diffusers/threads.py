@@ -15,8 +15,8 @@ T = TypeVar("T")
 class PictureThreads:
     """Work waits for a free thread in the order in which it came."""
 
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(min(_MOST, os.cpu_count() or 1), thread_name_prefix="pictures")
+    def __init__(self, most: int = _MOST, name: str = "pictures") -> None:
+        self._pool = ThreadPoolExecutor(min(most, os.cpu_count() or 1), thread_name_prefix=name)
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         loop = asyncio.get_running_loop()

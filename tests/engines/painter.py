@@ -6,6 +6,7 @@ request of thousands of steps outlasts any test. Prompts that start with "fail:"
 
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from engines.diffusers.__main__ import main
+from engines.diffusers.__main__ import Loaders, main
 from engines.diffusers.errors import LoadFailed
 from engines.diffusers.jobs import (
     Cancelled,
@@ -188,11 +189,39 @@ def painted(job: ImageJob) -> Image.Image:
 
 
 def start_painter(model_path: Path, options: EngineOptions) -> Painter:
-    """Raises `LoadFailed` where there is no such folder."""
+    """Raises `LoadFailed` where there is no such folder; one named "forever" takes that long."""
+    if model_path.name == "forever":
+        print("loading forever", flush=True)
+        threading.Event().wait()
     if not model_path.is_dir():
         raise LoadFailed(f"there is no folder {model_path}")
     return Painter(options)
 
 
+class Sharpener:
+    """An upscaler that leaves a red mark; a picture that is wholly black it says not to fit into memory."""
+
+    name = "sharpener-x4"
+
+    def upscale(self, image: Image.Image, size: tuple[int, int], check_wanted: Callable[[], None]) -> Image.Image:
+        check_wanted()
+        if image.convert("L").getextrema() == (0, 0):
+            raise MemoryError("black does not fit")
+        grown = image.resize(size)
+        grown.putpixel((0, 0), (255, 0, 0))
+        return grown
+
+    def sleep(self) -> None: ...
+
+    def wake_up(self) -> None: ...
+
+
+def start_sharpener(path: Path, options: EngineOptions) -> Sharpener:
+    """Raises `LoadFailed` where there is no such file."""
+    if not path.exists():
+        raise LoadFailed(f"there is no upscaler {path}")
+    return Sharpener()
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], start_painter))
+    sys.exit(main(sys.argv[1:], Loaders(start_painter, start_sharpener)))

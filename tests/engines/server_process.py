@@ -31,23 +31,36 @@ class ServerProcess:
         )
         self.log: list[str] = []
         self.address = ""
-        self._ready = threading.Event()
+        self._ended = False
+        self._changed = threading.Condition()
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
 
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            self.log.append(line.rstrip())
-            if found := re.search(r"Serving .* on (unix:|http:)(\S+)$", line.rstrip()):
-                self.address = found[2] if found[1] == "unix:" else f"http:{found[2]}"
-                self._ready.set()
+            self._note(line.rstrip())
         self._process.stdout.close()
-        self._ready.set()
+        self._note(None)
+
+    def _note(self, line: str | None) -> None:
+        with self._changed:
+            if line is None:
+                self._ended = True
+            else:
+                self.log.append(line)
+                if found := re.search(r"Serving .* on (unix:|http:)(\S+)$", line):
+                    self.address = found[2] if found[1] == "unix:" else f"http:{found[2]}"
+            self._changed.notify_all()
+
+    def wait_for(self, text: str) -> None:
+        """Until the log has this text; fails when the process ends before."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ended or any(text in line for line in self.log), 60)
+            assert any(text in line for line in self.log), "\n".join(self.log)
 
     def wait_until_ready(self) -> "ServerProcess":
-        assert self._ready.wait(60), "\n".join(self.log)
-        assert self.address, "the server ended before it was ready:\n" + "\n".join(self.log)
+        self.wait_for("Serving ")
         return self
 
     def terminate(self) -> None:
