@@ -60,7 +60,11 @@ class WaitQueue:
     def front(self, model_id: str, count: int) -> list[RequestHead]:
         """The first of a model's line, at most `count`, in order; they stay in it."""
         line = self._lines.get(model_id)
-        return [self._heads[request_id] for request_id in line[:count]] if line else []
+        if not line:
+            return []
+        if count == 1:
+            return [self._heads[line[0]]]
+        return [self._heads[request_id] for request_id in line[:count]]
 
     def remove(self, request_id: str) -> RequestHead | None:
         """Take a request out wherever it stands; None when it is not waiting."""

@@ -35,6 +35,9 @@ class Ticket:
     granted: asyncio.Future[Lease]
 
 
+_NOBODY = Feed()
+
+
 class Dispatcher:
     """Grants leases. `poke` wakes the loop, `look` the observer; neither carries anything."""
 
@@ -93,18 +96,15 @@ class Dispatcher:
 
     def fill(self, model_id: str) -> None:
         """Hand the first in a model's line to its engines, as much as those can use."""
-        until: float | None = None
-        while self._world.queue.waiting(model_id):
-            slots, fed = self._feed(model_id)
-            if slots is None:
-                until = fed.until
-                break
-            leases = [self._grant(head, slots) for head in fed.heads]
+        slots, fed = self._feed(model_id)
+        while slots is not None:
             for head in fed.heads:
                 self._world.queue.remove(head.request_id)
-            for lease in leases:
+            # All of a batch before any of them can be released again.
+            for lease in [self._grant(head, slots) for head in fed.heads]:
                 self._settle(lease)
-        self._linger(model_id, until)
+            slots, fed = self._feed(model_id)
+        self._linger(model_id, fed.until)
 
     def fill_all(self) -> None:
         # Also whom nobody waits for any more, so that an engine stops waiting for company.
@@ -140,17 +140,20 @@ class Dispatcher:
 
     def _feed(self, model_id: str) -> tuple[Slots | None, Feed]:
         """The least loaded replica that takes somebody now, and whom; or when that will change by itself."""
-        queue, now, until = self._world.queue, self._world.clock(), None
-        for slots in sorted(self._world.serving(model_id), key=_rows):
-            fed = feed(slots.rules, slots, queue.front(model_id, slots.rules.looks_at), queue.rank, now)
-            if fed.heads:
-                return slots, fed
-            until = until or fed.until
-        return None, Feed(until=until)
+        queue, until = self._world.queue, None
+        for slots in self._world.by_load(model_id):
+            if slots.open:
+                front = queue.front(model_id, slots.rules.looks_at)
+                fed = feed(slots.rules, slots, front, queue.rank, self._world.clock())
+                if fed.heads:
+                    return slots, fed
+                until = until or fed.until
+        return None, Feed(until=until) if until else _NOBODY
 
     def _linger(self, model_id: str, until: float | None) -> None:
         if until is None:
-            self._lingering.pop(model_id, None)
+            if self._lingering:
+                self._lingering.pop(model_id, None)
         elif self._lingering.get(model_id) != until:
             self._lingering[model_id] = until
             self._poke()
@@ -170,7 +173,3 @@ class Dispatcher:
         ticket = self._tickets.pop(request_id, None)
         if ticket is not None and not ticket.granted.done():
             ticket.granted.set_exception(rejection)
-
-
-def _rows(slots: Slots) -> int:
-    return slots.rows

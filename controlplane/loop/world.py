@@ -4,7 +4,7 @@ Holds state and answers questions about it; deciding is the planner's business
 and effects are the actuator's. Used from the event loop's thread only.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from adapters.base import EngineAdapter
@@ -48,7 +48,7 @@ class Slots:
     leases: int = 0
     rows: int = 0
     at_once_rows: int = field(init=False)
-    by_request: dict[str, RequestHead] = field(default_factory=dict)
+    by_request: dict[str, RequestHead] | None = field(init=False)
     last_used_at: float = 0.0
     open: bool = False
     suspected: bool = False
@@ -58,6 +58,7 @@ class Slots:
 
     def __post_init__(self) -> None:
         self.at_once_rows = self.rules.at_once_rows
+        self.by_request = {} if self.rules.displaces else None
 
     @property
     def free(self) -> bool:
@@ -66,18 +67,18 @@ class Slots:
 
     @property
     def held(self) -> Collection[RequestHead]:
-        return self.by_request.values()
+        return self.by_request.values() if self.by_request is not None else ()
 
     def add(self, head: RequestHead) -> None:
         self.leases += 1
         self.rows += head.rows
-        if self.rules.displaces:
+        if self.by_request is not None:
             self.by_request[head.request_id] = head
 
     def remove(self, head: RequestHead) -> None:
         self.leases -= 1
         self.rows -= head.rows
-        if self.rules.displaces:
+        if self.by_request is not None:
             del self.by_request[head.request_id]
 
 
@@ -158,6 +159,11 @@ class World:
     def serving(self, model_id: str) -> Iterator[Slots]:
         return (slots for slots in self._of_model.get(model_id, ()) if slots.open)
 
+    def by_load(self, model_id: str) -> Sequence[Slots]:
+        """Every replica of the model, the least loaded first."""
+        mine = self._of_model.get(model_id, ())
+        return mine if len(mine) < 2 else sorted(mine, key=_rows)
+
     def free_slots(self, model_id: str) -> Slots | None:
         """The least loaded replica of the model that takes a request without a look at the line."""
         found: Slots | None = None
@@ -212,6 +218,10 @@ class World:
         if slots is None or slots.last_used_at <= replica.last_used_at:
             return replica
         return replace(replica, last_used_at=slots.last_used_at)
+
+
+def _rows(slots: Slots) -> int:
+    return slots.rows
 
 
 def _names(model: ModelSettings) -> tuple[str, ...]:

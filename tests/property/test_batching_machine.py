@@ -136,19 +136,16 @@ class BatchingMachine(RuleBasedStateMachine):
 
     def _check_grants(self) -> None:
         """First in line goes first; only riders of the same call go with one who stands before others."""
-        leader: RequestHead | None = None
-        for head in self.feeding.granted[self.seen :]:
-            first = min(self.line, key=self.feeding.rank)
-            if head is not first:
-                assert self.feeding.rules.gathers, f"{head} went before {first}"
-                assert leader is not None
-                assert head.key == leader.key
-                alike = [other for other in self.line if other.key == head.key]
-                assert head is min(alike, key=self.feeding.rank), f"{head} went before its equals"
-            else:
-                leader = head
-            self.line.remove(head)
+        granted = self.feeding.granted[self.seen :]
         self.seen = len(self.feeding.granted)
+        while granted:
+            first = min(self.line, key=self.feeding.rank)
+            assert first in granted, f"{granted} went before {first}"
+            going = [h for h in granted if h.key == first.key] if self.feeding.rules.gathers else [first]
+            alike = [h for h in self.line if h.key == first.key or not self.feeding.rules.gathers]
+            assert set(going) == set(sorted(alike, key=self.feeding.rank)[: len(going)]), "not in order among equals"
+            granted = [h for h in granted if h not in going]
+            self.line = [h for h in self.line if h not in going]
 
 
 TestBatchingMachine = BatchingMachine.TestCase
