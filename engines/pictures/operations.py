@@ -145,8 +145,8 @@ class Rotate(Operation):
         if not self.expand:
             return size
         if self._quarters() is not None:
-            return size if self.angle % 180 == 0 else (size[1], size[0])
-        across, down = abs(cos(radians(self.angle % 360))), abs(sin(radians(self.angle % 360)))
+            return size if self._degrees() % 180 == 0 else (size[1], size[0])
+        across, down = abs(cos(radians(self._degrees()))), abs(sin(radians(self._degrees())))
         width, height = size
         # Pillow rounds the corners outwards, at most a pixel each.
         return ceil(width * across + height * down) + 2, ceil(width * down + height * across) + 2
@@ -161,11 +161,14 @@ class Rotate(Operation):
         if quarters is not None and (self.expand or quarters == 2 or image.width == image.height):
             return image.transpose(_QUARTERS[quarters])
         fill = None if self.fill is None else ImageColor.getcolor(self.fill, image.mode)
-        return image.rotate(-(self.angle % 360), Image.Resampling.BICUBIC, expand=self.expand, fillcolor=fill)
+        return image.rotate(-self._degrees(), Image.Resampling.BICUBIC, expand=self.expand, fillcolor=fill)
+
+    def _degrees(self) -> float:
+        # Twice, because a tiny negative angle is rounded up to 360 itself.
+        return self.angle % 360 % 360
 
     def _quarters(self) -> int | None:
-        turned = self.angle % 360
-        return int(turned // 90) if turned % 90 == 0 else None
+        return int(self._degrees() // 90) if self._degrees() % 90 == 0 else None
 
 
 class Flip(Operation):
