@@ -9,8 +9,6 @@ import binascii
 from collections.abc import Coroutine, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-import orjson
-
 from controlplane.api.openai.envelope import Envelope
 from controlplane.core.model import InferenceType
 from controlplane.loop import rejections
@@ -23,9 +21,22 @@ from engines.pictures.intake import PictureRefused
 MAX_IMAGES = 16
 
 # Where chats and their kin hold content; nothing else (a tool's JSON schema, say) is searched.
-_ROOTS = ("messages", "input", "data_1", "data_2", "query", "queries", "documents")
+_ROOTS = (
+    "messages",
+    "previous_input_messages",
+    "input",
+    "system",
+    "query",
+    "queries",
+    "documents",
+    "items",
+    "data_1",
+    "data_2",
+    "text_1",
+    "text_2",
+)
+_DEEPER = ("content", "output")
 _REFUSED_KEYS = ("video_url", "audio_url")
-_HINTS = (b"image", b"_url", b"\\u")
 
 Part = dict[str, Any]  # a piece of the caller's JSON, changed in place
 
@@ -39,7 +50,7 @@ class _Found(NamedTuple):
 
 def may_hold_images(raw: bytes) -> bool:
     """A look at the bytes alone, so that a text call pays next to nothing. Escaped letters could spell anything."""
-    return any(hint in raw for hint in _HINTS)
+    return b"image" in raw or b"_url" in raw or b"\\u" in raw
 
 
 def find_images(fields: Mapping[str, Any]) -> list[_Found]:
@@ -65,16 +76,7 @@ def check_reads_images(entry: ModelEntry, found: list[_Found]) -> None:
 async def inlined(envelope: Envelope, found: list[_Found], media: Media) -> Envelope:
     """The same call with every image plain and in the body. Raises RequestRejected naming the part."""
     changed = await _all(_inline(part, param, media) for part, param in found)
-    if not any(changed):
-        return envelope
-    return envelope._replace(raw=_encoded(envelope.fields))
-
-
-def _encoded(fields: Mapping[str, Any]) -> bytes:
-    try:
-        return orjson.dumps(fields)
-    except orjson.JSONEncodeError as exc:
-        raise rejections.invalid("the body is nested too deep; flatten it", None, "invalid_json") from exc
+    return envelope.with_fields(envelope.fields) if any(changed) else envelope
 
 
 async def _all(inlining: Iterable[Coroutine[Any, Any, bool]]) -> list[bool]:
@@ -98,8 +100,7 @@ def _parts(fields: Mapping[str, Any]) -> Iterator[_Found]:
             key = _media_key(value)
             if key is not None:
                 yield _Found(value, f"{place}.{key}")
-            elif "content" in value:
-                waiting.append((value["content"], f"{place}.content"))
+            waiting += [(value[name], f"{place}.{name}") for name in _DEEPER if name in value]
 
 
 def _media_key(part: Part) -> str | None:

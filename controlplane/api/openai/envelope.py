@@ -31,14 +31,22 @@ class Envelope(NamedTuple):
 
         Raises RequestRejected when it cannot be written anew.
         """
-        if served_name is None:
-            return self.raw
-        try:
-            return orjson.dumps({**self.fields, "model": served_name})
-        except orjson.JSONEncodeError as exc:
-            # Its writer gives up at a lesser depth than its reader.
-            message = "the body is nested too deep for a model named by its type; flatten it or name the model's id"
-            raise rejections.invalid(message, None, "invalid_json") from exc
+        return self.raw if served_name is None else _written({**self.fields, "model": served_name})
+
+    def with_fields(self, fields: Mapping[str, Any]) -> "Envelope":
+        """The same call with another body. Raises RequestRejected when it cannot be written."""
+        return self._replace(fields=fields, raw=_written(fields))
+
+
+def _written(fields: Mapping[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(fields)
+    except orjson.JSONEncodeError as exc:
+        # Its writer gives up at a lesser depth than its reader.
+        message = (
+            "the body is nested too deep to be written anew; flatten it (a model named by its id needs no rewriting)"
+        )
+        raise rejections.invalid(message, None, "invalid_json") from exc
 
 
 def read_envelope(headers: Mapping[bytes, bytes], body: bytes, default_model: str | None = None) -> Envelope:

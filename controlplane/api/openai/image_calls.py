@@ -14,6 +14,7 @@ from controlplane.api.artifacts import base_url, kept
 from controlplane.api.body import CallerGone, read_body
 from controlplane.api.context import Context
 from controlplane.api.multipart import Form, is_form, read_form
+from controlplane.api.openai.edit_images import find_addresses, inline_addresses
 from controlplane.api.openai.envelope import read_deadline, read_envelope, read_priority
 from controlplane.api.reply import JSON_TYPE, Receive, Reply, Scope, Send
 from controlplane.api.serving import PLAIN, AnswerForm, Serving
@@ -55,7 +56,7 @@ class ImageCalls:
     def __init__(self, context: Context, serving: Serving) -> None:
         self._keyring = context.keyring
         self._admission = context.admission
-        self._artifacts = context.media.artifacts
+        self._media = context.media
         self._serving = serving
         self._max_body_bytes = context.max_body_bytes
 
@@ -65,9 +66,8 @@ class ImageCalls:
             client = self._keyring.identify(headers)
             body = await read_body(receive, headers, self._max_body_bytes)
             content_type = headers.get(b"content-type", JSON_TYPE)
-            wanted = (
-                _of_form(headers, read_form(content_type, body)) if is_form(content_type) else _of_json(headers, body)
-            )
+            form = read_form(content_type, body) if is_form(content_type) else None
+            wanted = _of_form(headers, form) if form else await self._of_json(path, headers, body)
             ask = Ask(
                 method="POST",
                 path=path,
@@ -90,27 +90,27 @@ class ImageCalls:
             form_of_answer = self._with_urls(base_url(scope)) if wanted.as_urls else PLAIN
             await self._serving(exchange, receive, send, form_of_answer)
 
+    async def _of_json(self, path: str, headers: Mapping[bytes, bytes], body: bytes) -> _Wanted:
+        envelope = read_envelope(headers, body, _DEFAULT_MODEL)
+        as_urls = _as_urls(envelope.fields.get("response_format"), stream=envelope.stream)
+        fields = dict(envelope.fields)
+        if addresses := find_addresses(fields):
+            self._admission.find(envelope.model, IMAGE_PATHS[path], path)
+            await inline_addresses(addresses, self._media)
+        if as_urls:
+            fields["response_format"] = "b64_json"
+        if addresses or as_urls:
+            envelope = envelope.with_fields(fields)
+        return _Wanted(envelope.model, envelope.stream, as_urls, envelope.priority, envelope.body_for, fields)
+
     def _with_urls(self, base: str) -> AnswerForm:
         async def finish(answer: Answer) -> Answer:
             fields = _parsed(answer.body)
             for each in fields["data"]:
-                each["url"] = base + await kept(self._artifacts, _content(each.pop("b64_json", None)))
+                each["url"] = base + await kept(self._media.artifacts, _content(each.pop("b64_json", None)))
             return answer._replace(body=orjson.dumps(fields))
 
         return AnswerForm(finish)
-
-
-def _of_json(headers: Mapping[bytes, bytes], body: bytes) -> _Wanted:
-    envelope = read_envelope(headers, body, _DEFAULT_MODEL)
-    as_urls = _as_urls(envelope.fields.get("response_format"), stream=envelope.stream)
-    if as_urls:
-        fields = {**envelope.fields, "response_format": "b64_json"}
-        envelope = envelope._replace(fields=fields)
-
-    def body_for(served_name: str | None) -> bytes:
-        return envelope.body_for(served_name or (envelope.model if as_urls else None))
-
-    return _Wanted(envelope.model, envelope.stream, as_urls, envelope.priority, body_for, envelope.fields)
 
 
 def _of_form(headers: Mapping[bytes, bytes], form: Form) -> _Wanted:

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import orjson
 
-from adapters.base import NormalError
 from adapters.errors import EngineProtocolError
 from adapters.tasks import Task, TaskResult
 from controlplane.api.artifacts import kept
@@ -39,15 +38,17 @@ def failed(kind: InferenceType, accepted: Accepted | None, rejection: RequestRej
 
 
 def of_our_fields(rejection: RequestRejected, parameters: Mapping[str, object]) -> RequestRejected:
-    """The engine names its own fields; the caller's stand one deeper."""
+    """The engine names the fields it was sent; what the caller wrote stands elsewhere."""
     param = rejection.error.param
-    if param is None or param not in parameters:
-        return rejection
-    return RequestRejected(_renamed(rejection.error, f"parameters.{param}"), rejection.retry_after_seconds)
+    if param in parameters:
+        return _renamed(rejection, f"parameters.{param}")
+    if param == "size" and "width" in parameters:
+        return _renamed(rejection, "parameters.width")
+    return _renamed(rejection, "prompt") if param == "messages" else rejection
 
 
-def _renamed(error: NormalError, param: str) -> NormalError:
-    return replace(error, param=param)
+def _renamed(rejection: RequestRejected, param: str) -> RequestRejected:
+    return RequestRejected(replace(rejection.error, param=param), rejection.retry_after_seconds)
 
 
 def _head(kind: InferenceType, accepted: Accepted | None) -> Fields:

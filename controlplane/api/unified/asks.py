@@ -186,7 +186,8 @@ def _check_ours(asked: _Kind) -> None:
 
 
 def _refusal(shape: type[_Kind], exc: ValidationError) -> RequestRejected:
-    error = exc.errors(include_url=False, include_input=False)[0]
+    # A misspelt name explains why another is missing.
+    error = min(exc.errors(include_url=False, include_input=False), key=lambda each: each["type"] != "extra_forbidden")
     place = ".".join(str(part) for part in error["loc"])[:120]
     if error["type"] == "extra_forbidden":
         near = did_you_mean(place, shape.model_fields)
