@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 _MOST_ROWS = 10
 _LONGEST = 64
-# What a whole call has once for all its rows. Seeds and prompts are a row's own.
+# What a whole call has once for all its rows. Seeds and prompts are a row's own, but all have a negative one or none.
 _SHARED = (
     ("size",),
     ("steps", "num_inference_steps"),
@@ -28,7 +28,8 @@ def image_rows(fields: Mapping[str, object]) -> int:
 
 def image_key(path: str, fields: Mapping[str, object]) -> str:
     """Path, size and sampling, in words short enough to show."""
-    return " ".join((path, *(_first(fields, names) for names in _SHARED)))
+    negative = "negative" if fields.get("negative_prompt") else "-"
+    return " ".join((path, *(_first(fields, names) for names in _SHARED), negative))
 
 
 def _first(fields: Mapping[str, object], names: tuple[str, ...]) -> str:

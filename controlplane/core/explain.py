@@ -52,13 +52,14 @@ def _all_busy(wait: Wait, standing: Standing) -> str:
 
 
 def _batch_full(wait: Wait, standing: Standing) -> str:
-    return f"the batch of {standing.slots} on {wait.replica_id} is full; it joins at the next free row"
+    rows = standing.batching.batch_rows if standing.batching is not None else standing.slots
+    return f"the batch of {rows} on {wait.replica_id} is full ({standing.busy} rows); it joins at the next free row"
 
 
 def _call(wait: Wait, standing: Standing) -> str:
-    linger = standing.batching.linger_seconds if standing.batching is not None else 0.0
-    if standing.busy:
-        return f"{wait.replica_id} computes a batch of {standing.busy}; the next starts when that ends"
+    if standing.busy or standing.batching is None:
+        return f"{wait.replica_id} computes a batch of {standing.busy}; the next one starts when it ends"
+    linger = standing.batching.linger_seconds
     return f"{wait.replica_id} waits up to {linger:g} s for others of the same size and settings"
 
 
