@@ -1,13 +1,16 @@
 """The simulated engine as an `EngineAdapter`: it speaks vLLM's wire, so only its launch is its own.
 
 Its options are the keys of its script; `script` gives a whole one as JSON text, for what is not a plain value.
+With `batching` "step" or "call" it is fed as such an engine is; it computes as ever.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import orjson
 
 from adapters.base import Batching, Call, Header, Launch, ModelLaunch, NormalError, Probe, Target, Verdict
+from adapters.batching import image_key, image_rows
 from adapters.endpoint import Endpoint
 from adapters.errors import LaunchError
 from adapters.tasks import Task, TaskCall, TaskResult, openai_call, openai_result
@@ -19,7 +22,8 @@ OVERHEAD_MIB = 48
 _START_SECONDS = 60.0
 _STOP_GRACE_SECONDS = 5.0
 _IMAGE_PATHS = frozenset({"/v1/images/generations", "/v1/images/edits", "/v1/images/process"})
-_NOT_SCRIPTED = frozenset({"script", "ready_timeout_seconds", "stop_grace_seconds"})
+_NOT_SCRIPTED = frozenset({"script", "ready_timeout_seconds", "stop_grace_seconds", "batching", "linger_seconds"})
+_MODES: Mapping[str, Literal["steps", "calls"]] = {"step": "steps", "call": "calls"}
 
 
 class SimulatedAdapter:
@@ -28,13 +32,15 @@ class SimulatedAdapter:
     kind = "simulated"
 
     def batching(self, model: ModelLaunch) -> Batching:
-        return Batching("continuous", model.max_concurrency)
+        mode = _MODES.get(str(model.options.get("batching")), "continuous")
+        linger = model.options.get("linger_seconds", 0.0)
+        return Batching(mode, model.max_concurrency, float(linger))
 
-    def rows(self, path: str, fields: Mapping[str, object]) -> int:  # noqa: ARG002
-        return 1
+    def rows(self, path: str, fields: Mapping[str, object]) -> int:
+        return image_rows(fields) if path in _IMAGE_PATHS else 1
 
-    def batch_key(self, path: str, fields: Mapping[str, object]) -> str:  # noqa: ARG002
-        return ""
+    def batch_key(self, path: str, fields: Mapping[str, object]) -> str:
+        return image_key(path, fields)
 
     def serves(self, path: str) -> bool:
         return path in wire.PATHS or path in _IMAGE_PATHS

@@ -17,7 +17,7 @@ _WAIT = Wait(WaitKind.SLOT, "draw", "draw-0")
             Mode.STEPS,
             8,
             3,
-            "position 3 of 3: the batch of 8 on draw-0 is full (8 rows); it joins at the next free row, 2 ahead in line",
+            "position 3 of 3: the batch of 8 on draw-0 is full (8 at the engine); it joins at the next free row, 2 ahead in line",
         ),
         (
             Mode.CALLS,
@@ -43,4 +43,4 @@ def test_the_wait_for_a_batch_in_words(mode: Mode, busy: int, position: int, wor
 def test_the_first_of_a_model_in_general() -> None:
     """Asked about the model as such, nobody's place is named."""
     standing = Standing(now=0.0, slots=2, busy=2, waiting=3, batching=rules_for(Mode.STEPS, 2, 2))
-    assert waiting_sentence(_WAIT, standing).startswith("the batch of 2 on draw-0 is full (2 rows)")
+    assert waiting_sentence(_WAIT, standing).startswith("the batch of 2 on draw-0 is full (2 at the engine)")
