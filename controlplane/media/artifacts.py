@@ -72,7 +72,7 @@ class Artifacts:
         return await asyncio.to_thread(self._put, content, content_type)
 
     def open(self, name: str) -> tuple[Path, str]:
-        """Where it is and its content type; counts as a use. Raises RequestRejected (404)."""
+        """Where it is and its content type; counts as a use. Raises RequestRejected (404) or StoreFailure."""
         path = self._known(name)
         with self._lives:
             if not self._touched(path):
@@ -80,12 +80,14 @@ class Artifacts:
         return path, _TYPES[path.suffix[1:]]
 
     async def read(self, name: str) -> tuple[bytes, str]:
-        """The whole content and its type; counts as a use. Raises RequestRejected (404)."""
+        """The whole content and its type; counts as a use. Raises RequestRejected (404) or StoreFailure."""
         path, content_type = self.open(name)
         try:
             return await asyncio.to_thread(path.read_bytes), content_type
         except FileNotFoundError as exc:
             raise missing(f"there is no artifact {name}; results are kept for a limited time") from exc
+        except OSError as exc:
+            raise self._unusable(exc) from exc
 
     async def prune(self, now: float) -> int:
         """Remove what is too old or too much, and what a crash left half written; how many files. Raises StoreFailure.
@@ -115,7 +117,7 @@ class Artifacts:
                     self._touched(path)
             _sync_folder(self._folder)
         except OSError as exc:
-            raise StoreFailure(f"cannot keep a result in {self._folder}: {exc.strerror}; see artifacts.dir") from exc
+            raise self._unusable(exc) from exc
         self._count(len(content))
 
     def _count(self, size_bytes: int) -> None:
@@ -132,7 +134,7 @@ class Artifacts:
         try:
             kept = sorted(_kept(self._folder), key=lambda file: file.used_at)
         except OSError as exc:
-            raise StoreFailure(f"cannot look through {self._folder}: {exc.strerror}; see artifacts.dir") from exc
+            raise self._unusable(exc) from exc
         excess = sum(file.size_bytes for file in kept) - self._limits.max_mib * _MIB
         removed = self._remove_unfinished(now)
         for file in kept:
@@ -166,8 +168,13 @@ class Artifacts:
         try:
             os.utime(path, (now, now), follow_symlinks=False)
             return stat.S_ISREG(path.lstat().st_mode)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
+        except OSError as exc:
+            raise self._unusable(exc) from exc
+
+    def _unusable(self, exc: OSError) -> StoreFailure:
+        return StoreFailure(f"cannot keep results in {self._folder}: {exc.strerror}; see artifacts.dir")
 
     def _known(self, name: str) -> Path:
         if not _NAME.fullmatch(name):

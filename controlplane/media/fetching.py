@@ -22,6 +22,7 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """Host and port to addresses. Raises OSError."""
 
 _PORTS: Final = {"http": 80, "https": 443}
+_PORTS_END: Final = 65_536
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _MIB = 1024 * 1024
 
@@ -50,10 +51,12 @@ class _Unfetched(Exception):
 class ImageFetcher:
     """Holds no connection between two fetches: one would outlive the judgement that allowed it."""
 
-    def __init__(self, rules: FetchRules, resolve: Resolve = resolve_by_system) -> None:
+    def __init__(
+        self, rules: FetchRules, resolve: Resolve = resolve_by_system, tls: ssl.SSLContext | None = None
+    ) -> None:
         self._rules = rules
         self._resolve = resolve
-        self._tls = ssl.create_default_context()
+        self._tls = tls or ssl.create_default_context()
 
     async def fetch(self, url: str, param: str = "image_url") -> bytes:
         """The body that stands there. Raises RequestRejected that names `param`."""
@@ -115,8 +118,11 @@ class ImageFetcher:
             raise _Unfetched("only http:// and https:// addresses are fetched")
         if url.userinfo:
             raise _Unfetched("the address must not hold a user name or password")
+        port = _PORTS[url.scheme] if url.port is None else url.port
+        if not 0 < port < _PORTS_END:
+            raise _Unfetched(f"there is no port {port}")
         try:
-            found = await self._resolve(url.raw_host.decode("ascii").strip("[]"), url.port or _PORTS[url.scheme])
+            found = await self._resolve(url.raw_host.decode("ascii").strip("[]"), port)
         except (OSError, UnicodeError) as exc:
             raise _Unfetched(f"the name {url.host} cannot be resolved") from exc
         if not found or not all(may_be_called(each, private=self._rules.allow_private) for each in found):
