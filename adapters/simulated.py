@@ -23,7 +23,8 @@ _START_SECONDS = 60.0
 _STOP_GRACE_SECONDS = 5.0
 _IMAGE_PATHS = frozenset({"/v1/images/generations", "/v1/images/edits", "/v1/images/process"})
 _NOT_SCRIPTED = frozenset({"script", "ready_timeout_seconds", "stop_grace_seconds", "batching", "linger_seconds"})
-_MODES: Mapping[str, Literal["steps", "calls"]] = {"step": "steps", "call": "calls"}
+_Mode = Literal["continuous", "steps", "calls"]
+_MODES: Mapping[str, _Mode] = {"step": "steps", "call": "calls"}
 
 
 class SimulatedAdapter:
@@ -32,7 +33,7 @@ class SimulatedAdapter:
     kind = "simulated"
 
     def batching(self, model: ModelLaunch) -> Batching:
-        mode = _MODES.get(str(model.options.get("batching")), "continuous")
+        mode: _Mode = _MODES.get(str(model.options.get("batching")), "continuous")
         linger = model.options.get("linger_seconds", 0.0)
         return Batching(mode, model.max_concurrency, float(linger))
 

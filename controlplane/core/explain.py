@@ -53,7 +53,8 @@ def _all_busy(wait: Wait, standing: Standing) -> str:
 
 def _batch_full(wait: Wait, standing: Standing) -> str:
     rows = standing.batching.batch_rows if standing.batching is not None else standing.slots
-    return f"the batch of {rows} on {wait.replica_id} is full ({standing.busy} at the engine); it joins at the next free row"
+    full = f"the batch of {rows} on {wait.replica_id} is full ({standing.busy} at the engine)"
+    return f"{full}; it joins at the next free row"
 
 
 def _call(wait: Wait, standing: Standing) -> str:

@@ -17,7 +17,8 @@ _WAIT = Wait(WaitKind.SLOT, "draw", "draw-0")
             Mode.STEPS,
             8,
             3,
-            "position 3 of 3: the batch of 8 on draw-0 is full (8 at the engine); it joins at the next free row, 2 ahead in line",
+            "position 3 of 3: the batch of 8 on draw-0 is full (8 at the engine); it joins at the next free row"
+            ", 2 ahead in line",
         ),
         (
             Mode.CALLS,
