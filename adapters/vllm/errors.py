@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from adapters.base import NormalError
+from adapters.vllm.picture_errors import picture_fault
 
 _MAX_MESSAGE_CHARS = 2000
 _MAX_FIELD_CHARS = 200
@@ -25,6 +26,7 @@ _TYPE_BY_STATUS = {
     429: "rate_limit_error",
 }
 _CODE_BY_STATUS = {401: "invalid_api_key", 429: "rate_limit_exceeded", 503: "engine_busy"}
+_ABOUT_THE_REQUEST = frozenset({400, 422, 500})  # vLLM says some of what is wrong with a picture as 500
 _SHUTTING_DOWN = "cannot schedule new futures after shutdown"
 _ENGINE_DIED = "EngineCore encountered an issue"
 
@@ -48,6 +50,9 @@ def normalise(status: int, body: bytes) -> NormalError:
         return _retry(503, "the engine is shutting down", "engine_stopping")
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         return _retry(status, message, "engine_busy")
+    fault = picture_fault(message) if status in _ABOUT_THE_REQUEST else None
+    if fault is not None:
+        return NormalError(400, fault.message, "invalid_request_error", "image_url", fault.code)
     if _ENGINE_DIED in message:
         message = "the engine failed while it worked on this request"
     status = status if 400 <= status <= 599 else 502

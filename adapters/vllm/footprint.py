@@ -4,29 +4,33 @@ Only headers are read, never tensors. What vLLM itself needs beside the model is
 """
 
 import json
-import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from adapters.errors import LaunchError
+from adapters.tensor_files import MIB, tensor_sizes
 
-MIB = 1024 * 1024
-
-# Tensors of these types are converted to the width that the engine computes in; others (quantised, integer) are not.
-_CONVERTED_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 _CONFIG_WIDTH_BYTES = {"float64": 8, "float32": 4}
-_MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+_WIDTH_KEYS = ("dtype", "torch_dtype")
 _BLOCK_TOKENS = 128  # vLLM's KV block on CPU; on GPUs it is smaller, so that this rounds up
 _LEGACY_PATTERNS = ("*.bin", "*.pt", "*.pth")
+# Names that the families of vision-language models give to their parts.
+_TEXT_CONFIGS = ("text_config", "llm_config", "language_config")
+_VISION_CONFIGS = ("vision_config", "vision_tower", "visual", "img_processor")
+_PICTURE_PREPARATIONS = (
+    ("preprocessor_config.json", "image_processor_type"),
+    ("processor_config.json", "image_processor"),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
     """What a model's weights and cache are made of.
 
-    `values` floating-point values take the engine's width each, `fixed_bytes` stay as stored. `stored_width_bytes` is
-    the width of the checkpoint. `cache_values_per_token` is None where the layout is not the plain one.
+    `values` floating-point values take the engine's width each, `fixed_bytes` stay as stored; a vision tower is among
+    them. `stored_width_bytes` is the width of the checkpoint. `cache_values_per_token` is None where the layout is not
+    the plain one. `sees`: pictures can be given to it.
     """
 
     values: int
@@ -34,6 +38,7 @@ class Footprint:
     stored_width_bytes: int
     cache_values_per_token: int | None
     context_tokens: int | None
+    sees: bool = False
 
     def weights_mib(self, width_bytes: int) -> int:
         """The weights in memory at `width_bytes` per value, rounded up."""
@@ -61,12 +66,14 @@ def read_footprint(model_path: str) -> Footprint:
         raise LaunchError(f"cannot read the model folder {model_path}: {exc}") from exc
     if values + fixed_bytes == 0:
         raise LaunchError(f"model folder {model_path} holds no weights (*.safetensors)")
+    text = _text_config(config)
     return Footprint(
         values=values,
         fixed_bytes=fixed_bytes,
         stored_width_bytes=_config_width_bytes(config),
-        cache_values_per_token=_cache_values_per_token(config),
-        context_tokens=_integer(config, "max_position_embeddings"),
+        cache_values_per_token=_cache_values_per_token(text),
+        context_tokens=_integer(text, "max_position_embeddings"),
+        sees=_sees(folder, config),
     )
 
 
@@ -74,7 +81,7 @@ def _weights(folder: Path, width_bytes: int) -> tuple[int, int]:
     """(values that are converted, bytes that are not) over the checkpoint that vLLM would load."""
     tensor_files = _safetensors_files(folder)
     if tensor_files:
-        sizes = [_safetensors_sizes(path) for path in tensor_files]
+        sizes = [tensor_sizes(path) for path in tensor_files]
         return sum(values for values, _ in sizes), sum(fixed for _, fixed in sizes)
     legacy_bytes = sum(path.stat().st_size for pattern in _LEGACY_PATTERNS for path in folder.glob(pattern))
     return legacy_bytes // width_bytes, sum(path.stat().st_size for path in folder.glob("*.gguf"))
@@ -93,39 +100,29 @@ def _safetensors_files(folder: Path) -> list[Path]:
     return others or files
 
 
-def _safetensors_sizes(path: Path) -> tuple[int, int]:
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
-        if not 0 < length <= _MAX_HEADER_BYTES:
-            raise ValueError(f"{path.name} is not a safetensors file")
-        header = _read_object(file.read(length))
-    stored_bytes = path.stat().st_size - 8 - length
-    tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
-    values, fixed_bytes, end = _sum_tensors(tensors)
-    if end > stored_bytes:
-        raise ValueError(f"{path.name} is cut short: {end - stored_bytes} bytes are missing")
-    return values, fixed_bytes
+def _text_config(config: Mapping[str, object]) -> Mapping[str, object]:
+    """The part that describes the language model: the whole of it, but for models of several parts."""
+    nested = next((config[name] for name in _TEXT_CONFIGS if isinstance(config.get(name), dict)), None)
+    return _text_config(nested) if isinstance(nested, dict) else config
 
 
-def _sum_tensors(tensors: Iterable[object]) -> tuple[int, int, int]:
-    """(values that are converted, bytes that are not, where the last tensor ends)"""
-    values = fixed_bytes = last_end = 0
-    for tensor in tensors:
-        if not isinstance(tensor, dict):
-            raise TypeError("a tensor's header is not an object")
-        begin, end = tensor["data_offsets"]
-        last_end = max(last_end, end)
-        width_bytes = _CONVERTED_BYTES.get(tensor["dtype"])
-        if width_bytes is None:
-            fixed_bytes += end - begin
-        else:
-            values += (end - begin) // width_bytes
-    return values, fixed_bytes, last_end
+def _sees(folder: Path, config: Mapping[str, object]) -> bool:
+    """Whether the config names a vision tower, or the folder says how pictures are prepared for the model."""
+    return any(config.get(name) for name in _VISION_CONFIGS) or any(
+        _names_key(folder / name, key) for name, key in _PICTURE_PREPARATIONS
+    )
+
+
+def _names_key(path: Path, key: str) -> bool:
+    return path.is_file() and key in _read_object(path.read_bytes())
 
 
 def _cache_values_per_token(config: Mapping[str, object]) -> int | None:
-    """Keys and values of all layers; None for layouts with latent, sliding or mixed layers, which need less."""
-    special = config.get("kv_lora_rank") or config.get("text_config") or _mixed(config.get("layer_types"))
+    """Keys and values of all layers; None for layouts with latent, sliding or mixed layers, which need less.
+
+    None, too, where a nested config leaves out what is its family's default.
+    """
+    special = config.get("kv_lora_rank") or config.get("cross_attention_layers") or _mixed(config.get("layer_types"))
     sliding = config.get("sliding_window") and config.get("use_sliding_window", True)
     layers, heads = _integer(config, "num_hidden_layers"), _integer(config, "num_key_value_heads")
     if special or sliding or layers is None or heads is None:
@@ -144,7 +141,8 @@ def _head_dim(config: Mapping[str, object]) -> int | None:
 
 
 def _config_width_bytes(config: Mapping[str, object]) -> int:
-    return _CONFIG_WIDTH_BYTES.get(str(config.get("dtype") or config.get("torch_dtype")), 2)
+    named = next((part[key] for part in (config, _text_config(config)) for key in _WIDTH_KEYS if part.get(key)), None)
+    return _CONFIG_WIDTH_BYTES.get(str(named), 2)
 
 
 def _integer(config: Mapping[str, object], key: str) -> int | None:

@@ -5,18 +5,20 @@ for what could only fail later, and slower.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from adapters.base import Launch, ModelLaunch, Target
 from adapters.errors import LaunchError
-from adapters.vllm.footprint import MIB, Footprint
-
-Option = str | int | float | bool
+from adapters.tensor_files import MIB
+from adapters.vllm.footprint import Footprint
+from adapters.vllm.options import Option, positive, seconds
+from adapters.vllm.vision import takes_pictures, vision_env, vision_flags
 
 # What vLLM takes beside weights and KV cache on CPU, shared pages counted once (PSS), with some air. It was measured
 # with SmolLM2-135M through eight streams, a 2k prefill, grammars and logprobs (1520), and with all-MiniLM-L6-v2 (1146).
 HOST_OVERHEAD_MIB = 1664
 HOST_POOLING_OVERHEAD_MIB = 1280
+HOST_VISION_OVERHEAD_MIB = 2048
 MIN_CACHE_MIB = 64
 MIN_POOLING_CACHE_MIB = 16  # encoders take none of it, but vLLM wants the size to be given
 _READY_TIMEOUT_SECONDS = 600.0  # vLLM's own limit for its engine process
@@ -31,6 +33,8 @@ _OURS = frozenset(
         "threads",
         "kv_cache_memory_mib",
         "overhead_mib",
+        "images_per_prompt",
+        "max_image_megapixels",
         "wsl2_pin_memory",
         "ready_timeout_seconds",
         "stop_grace_seconds",
@@ -45,6 +49,7 @@ _REFUSED = {
     "max_num_seqs": "set max_concurrency",
     "gpu_memory_utilization": "it follows from the model's memory budget",
     "kv_cache_memory_bytes": "set kv_cache_memory_mib",
+    "allowed_local_media_path": "pictures come inside the request",
 }
 
 _ENV = {
@@ -72,9 +77,11 @@ def plan_launch(model: ModelLaunch, target: Target, footprint: Callable[[str], F
 
 def _plan(model: ModelLaunch, target: Target, footprint: Callable[[str], Footprint], cores: int) -> Launch:
     _refuse(model)
-    device_flags, device_env = _device(model, target, footprint(model.model_path), cores)
+    needs = footprint(model.model_path)
+    device_flags, device_env = _device(model, target, needs, cores)
+    on_host = target.kind == "host"
     options = {key: value for key, value in model.options.items() if key not in _OURS}
-    flags = {**_common_flags(model), **device_flags, **options}
+    flags = {**_common_flags(model), **vision_flags(model, needs, on_host=on_host), **device_flags, **options}
     names = (model.model_id, *model.aliases)
     return Launch(
         environment=str(model.options.get("environment", "vllm-cuda" if target.kind == "cuda" else "vllm-cpu")),
@@ -85,10 +92,10 @@ def _plan(model: ModelLaunch, target: Target, footprint: Callable[[str], Footpri
             *(word for name, value in flags.items() for word in _flag(name, value)),
             *model.args,
         ),
-        env={**_ENV, **device_env, **model.env},
+        env={**_ENV, **vision_env(model, needs, on_host=on_host), **device_env, **model.env},
         listen="unix",
-        ready_timeout_seconds=_seconds(model.options, "ready_timeout_seconds", _READY_TIMEOUT_SECONDS),
-        stop_grace_seconds=_seconds(model.options, "stop_grace_seconds", _STOP_GRACE_SECONDS),
+        ready_timeout_seconds=seconds(model.options, "ready_timeout_seconds", _READY_TIMEOUT_SECONDS),
+        stop_grace_seconds=seconds(model.options, "stop_grace_seconds", _STOP_GRACE_SECONDS),
     )
 
 
@@ -139,7 +146,7 @@ def _host_env(model: ModelLaunch, cores: int) -> dict[str, str]:
         # Left to itself every vLLM pins its threads to the same first cores, whoever else is there.
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         # One core is left to the process that schedules and answers, as vLLM itself would do.
-        "OMP_NUM_THREADS": str(_positive(model.options, "threads") or max(1, cores - 1)),
+        "OMP_NUM_THREADS": str(positive(model.options, "threads") or max(1, cores - 1)),
     }
     if _single_worker(model):
         # Without it the CPU build turns "uni" into a worker process of its own: half a GiB and 15 s more.
@@ -156,9 +163,8 @@ def _host_cache_mib(model: ModelLaunch, footprint: Footprint) -> int:
     """The KV cache that the budget leaves, or the size asked for; raises `LaunchError` when it cannot be had."""
     width_bytes = _WIDTH_BYTES.get(str(model.options.get("dtype", "float32")), footprint.stored_width_bytes)
     weights_mib = footprint.weights_mib(width_bytes)
-    usual_mib = HOST_POOLING_OVERHEAD_MIB if _pools(model) else HOST_OVERHEAD_MIB
-    overhead_mib = _positive(model.options, "overhead_mib") or usual_mib
-    asked_mib = _positive(model.options, "kv_cache_memory_mib")
+    overhead_mib = positive(model.options, "overhead_mib") or _usual_overhead_mib(model, footprint)
+    asked_mib = positive(model.options, "kv_cache_memory_mib")
     cache_mib = asked_mib or _least_cache_mib(model, footprint, width_bytes)
     least_mib = weights_mib + overhead_mib + cache_mib
     if model.budget_mib < least_mib:
@@ -168,6 +174,12 @@ def _host_cache_mib(model: ModelLaunch, footprint: Footprint) -> int:
             + ("" if asked_mib else " for one full context (max_model_len makes that smaller)")
         )
     return asked_mib or model.budget_mib - weights_mib - overhead_mib
+
+
+def _usual_overhead_mib(model: ModelLaunch, footprint: Footprint) -> int:
+    if _pools(model):
+        return HOST_POOLING_OVERHEAD_MIB
+    return HOST_VISION_OVERHEAD_MIB if takes_pictures(model, footprint) else HOST_OVERHEAD_MIB
 
 
 def _least_cache_mib(model: ModelLaunch, footprint: Footprint, width_bytes: int) -> int:
@@ -184,7 +196,7 @@ def _pools(model: ModelLaunch) -> bool:
 
 def _cuda_flags(model: ModelLaunch, target: Target, footprint: Footprint) -> dict[str, Option]:
     _check_cuda_weights(model, footprint)
-    cache_mib = _positive(model.options, "kv_cache_memory_mib")
+    cache_mib = positive(model.options, "kv_cache_memory_mib")
     if cache_mib is not None:
         return {"kv_cache_memory_bytes": cache_mib * MIB}
     if model.budget_mib > target.total_mib:
@@ -204,7 +216,7 @@ def _check_cuda_weights(model: ModelLaunch, footprint: Footprint) -> None:
     if "quantization" in model.options:  # quantised while loading: smaller than the checkpoint
         return
     width_bytes = _WIDTH_BYTES.get(str(model.options.get("dtype", "auto")), footprint.stored_width_bytes)
-    workers = _positive(model.options, "tensor_parallel_size") or 1
+    workers = positive(model.options, "tensor_parallel_size") or 1
     weights_mib = -(-footprint.weights_mib(width_bytes) // workers)
     if model.budget_mib < weights_mib + MIN_CACHE_MIB:
         raise LaunchError(
@@ -219,22 +231,6 @@ def _cuda_env(model: ModelLaunch, target: Target) -> dict[str, str]:
     if model.options.get("wsl2_pin_memory") is True:
         env["VLLM_WSL2_ENABLE_PIN_MEMORY"] = "1"
     return env
-
-
-def _positive(options: Mapping[str, Option], name: str) -> int | None:
-    value = options.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
-        raise LaunchError(f"the option {name} must be a whole number above 0, not {value!r}")
-    return value
-
-
-def _seconds(options: Mapping[str, Option], name: str, default: float) -> float:
-    value = options.get(name, default)
-    if isinstance(value, bool | str) or not value > 0:
-        raise LaunchError(f"the option {name} must be a number of seconds above 0, not {value!r}")
-    return float(value)
 
 
 def _flag(name: str, value: Option) -> tuple[str, ...]:

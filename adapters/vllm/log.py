@@ -21,6 +21,7 @@ _PHASES = (
     ("Using cache directory:", "compiling"),
     ("torch.compile took", "compiled, profiling memory"),
     ("saved AOT compiled function", "compiled, profiling memory"),
+    ("Encoder cache will be initialized", "profiling memory with the largest pictures"),
     ("Available KV cache memory:", "preparing the KV cache"),
     ("KV cache size:", "warming up"),
     ("Capturing CUDA graphs", "capturing CUDA graphs"),
@@ -50,6 +51,7 @@ _WRAPPERS = (
     "WorkerProc initialization failed",
     "EngineDeadError",
     "Executor failed",
+    "failed to be inspected. Please check the logs",
 )
 _NOISE = ("resource_tracker", "warnings.warn(")
 _PREFIX = re.compile(

@@ -151,6 +151,59 @@ def test_long_messages_are_cut() -> None:
     assert len(answered(400, "x" * 100_000, "Bad Request").message) == 2000
 
 
+@pytest.mark.parametrize(
+    ("status", "said", "code", "told"),
+    [
+        (400, "At most 1 image(s) may be provided in one prompt.", "too_many_images", "at most 1 picture may be given"),
+        (400, "At most 4 image(s) may be provided in one prompt.", "too_many_images", "at most 4 pictures may be"),
+        (400, "At most 0 video(s) may be provided in one prompt.", "unsupported_content", "takes no video"),
+        (
+            400,
+            "Image dimensions 13000x13000 (169000000 pixels) exceed the maximum of 25000000 pixels. Set"
+            " VLLM_MAX_IMAGE_PIXELS to increase this limit.",
+            "image_too_large",
+            "the picture is 13000x13000 pixels; this model takes at most 25 megapixels",
+        ),
+        (
+            500,
+            "Image size (400000000 pixels) exceeds limit of 178956970 pixels, could be decompression bomb DOS attack.",
+            "image_too_large",
+            "the picture has 400 megapixels",
+        ),
+        (400, "Failed to load image: image file is truncated", "image_parse_error", "cut short"),
+        (
+            400,
+            "Failed to load image: cannot identify image file <_io.BytesIO object at 0x7f00aa>",
+            "image_parse_error",
+            "no picture of a known format",
+        ),
+        (400, "Failed to load image: bad EXIF", "image_parse_error", "cannot read the picture: bad EXIF"),
+        (400, "Non-base64 digit found", "invalid_base64_image", "not base64"),
+        (500, "Only base64 data URLs are supported for now.", "invalid_base64_image", "inside the request"),
+        (
+            400,
+            "The URL must be from one of the allowed domains: ['x.invalid']. Input URL domain: 127.0.0.1",
+            "invalid_image_url",
+            "inside the request",
+        ),
+        (
+            500,
+            "Cannot load local files without `--allowed-local-media-path`.",
+            "invalid_image_url",
+            "inside the request",
+        ),
+        (400, "/models/smol is not a multimodal model", "image_not_supported", "this model takes no pictures"),
+    ],
+)
+def test_what_is_wrong_with_a_picture(status: int, said: str, code: str, told: str) -> None:
+    """As vLLM 0.32 says it, partly as 500 and with flags that no caller has: a 400 that the caller can act upon."""
+    error = answered(status, said, "BadRequestError")
+    assert (error.status, error.type, error.code, error.param) == (400, "invalid_request_error", code, "image_url")
+    assert told in error.message
+    assert "VLLM" not in error.message
+    assert not error.retryable
+
+
 SHAPES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.floats(allow_nan=False) | st.text(max_size=20),
     lambda inner: (

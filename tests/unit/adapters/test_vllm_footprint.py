@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from adapters.errors import LaunchError
+from adapters.tensor_files import MIB
 from adapters.vllm.footprint import read_footprint
 from tests.unit.adapters.model_folders import LLAMA, make_folder, write_tensors
 
@@ -61,10 +62,12 @@ def test_the_cache_of_a_plain_model_is_what_vllm_reports(tmp_path: Path) -> None
         LLAMA | {"sliding_window": 4096},
         LLAMA | {"kv_lora_rank": 512},
         LLAMA | {"layer_types": ["full_attention", "linear_attention"]},
-        {"text_config": LLAMA},
+        LLAMA | {"cross_attention_layers": [3, 8]},
+        {"text_config": LLAMA | {"sliding_window": 4096}},
+        {"text_config": {"model_type": "llama", "max_position_embeddings": 4096}},
         {"model_type": "bert", "num_hidden_layers": 6},
     ],
-    ids=["sliding", "latent", "mixed", "nested", "encoder"],
+    ids=["sliding", "latent", "mixed", "crossed", "nested sliding", "nested defaults", "encoder"],
 )
 def test_other_layouts_have_no_known_cache(tmp_path: Path, config: dict[str, object]) -> None:
     """Where layers need less than the plain formula says, the cache is unknown rather than wrong."""
@@ -79,6 +82,41 @@ def test_other_layouts_have_no_known_cache(tmp_path: Path, config: dict[str, obj
 def test_layouts_that_are_plain_after_all(tmp_path: Path, config: dict[str, object]) -> None:
     """Fields that only say "nothing special here" do not hide the cache's size."""
     assert read_footprint(str(make_folder(tmp_path, config, a=("BF16", [1])))).cache_mib(4, 100) is not None
+
+
+@pytest.mark.parametrize("name", ["text_config", "llm_config", "language_config"])
+def test_the_language_model_of_a_model_of_parts_has_the_cache(tmp_path: Path, name: str) -> None:
+    """A vision-language model's cache is its language model's; its weights are those of all parts."""
+    config = {"vision_config": {"num_hidden_layers": 24}, "torch_dtype": "float32", name: LLAMA}
+    footprint = read_footprint(str(make_folder(tmp_path, config, tower=("F16", [MIB]), text=("F16", [3 * MIB]))))
+    assert footprint.cache_values_per_token == 46_080 // 4
+    assert (footprint.context_tokens, footprint.weights_mib(4), footprint.stored_width_bytes) == (8192, 16, 4)
+    assert footprint.sees
+
+
+def test_the_width_may_stand_with_the_language_model(tmp_path: Path) -> None:
+    """Some publishers name it there only."""
+    config = {"vision_config": {}, "text_config": LLAMA | {"dtype": "float32"}}
+    assert read_footprint(str(make_folder(tmp_path, config, a=("F32", [1])))).stored_width_bytes == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sees"),
+    [
+        ("preprocessor_config.json", {"image_processor_type": "CLIPImageProcessor"}, True),
+        ("processor_config.json", {"image_processor": {"size": 224}}, True),
+        ("preprocessor_config.json", {"feature_extractor_type": "WhisperFeatureExtractor"}, False),
+        ("tokenizer_config.json", {"image_processor": "in a file that says nothing of it"}, False),
+    ],
+)
+def test_a_model_sees_when_the_folder_says_how_pictures_are_prepared(
+    tmp_path: Path, name: str, content: dict[str, object], sees: bool
+) -> None:
+    """Where the config names no vision tower, the preparation of pictures tells; that of sound does not."""
+    folder = make_folder(tmp_path, a=("BF16", [1]))
+    assert not read_footprint(str(folder)).sees
+    (folder / name).write_text(json.dumps(content))
+    assert read_footprint(str(folder)).sees is sees
 
 
 def _no_config(folder: Path) -> None:

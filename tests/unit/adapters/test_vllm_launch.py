@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +15,12 @@ from hypothesis import strategies as st
 from adapters.base import Launch, ModelLaunch, Target
 from adapters.errors import LaunchError
 from adapters.vllm import VllmAdapter
-from adapters.vllm.footprint import MIB, Footprint
+from adapters.tensor_files import MIB
+from adapters.vllm.footprint import Footprint
 from adapters.vllm.launch import (
     HOST_OVERHEAD_MIB,
     HOST_POOLING_OVERHEAD_MIB,
+    HOST_VISION_OVERHEAD_MIB,
     MIN_CACHE_MIB,
     MIN_POOLING_CACHE_MIB,
 )
@@ -24,6 +29,7 @@ SMOL = Footprint(
     values=134_515_008, fixed_bytes=0, stored_width_bytes=2, cache_values_per_token=11_520, context_tokens=8192
 )
 SMOL_MIB = 514  # in float32
+SEEING = replace(SMOL, sees=True)
 HOST = Target("host", 0, 24_000)
 CUDA = Target("cuda", 1, 16_376)
 
@@ -226,6 +232,9 @@ def test_other_environments_and_times_can_be_chosen() -> None:
         ({"options": {"stop_grace_seconds": "soon"}}, "must be a number of seconds above 0, not 'soon'"),
         ({"types": ("text2image",)}, "vLLM does not serve text2image"),
         ({"types": ("text2text", "embedding")}, "make two models of it"),
+        ({"types": ("image2text",)}, "the model in /models/smol takes no pictures; its type is text2text"),
+        ({"options": {"allowed_local_media_path": "/"}}, "pictures come inside the request"),
+        ({"options": {"images_per_prompt": 0}, "footprint": SEEING, "types": ("image2text",)}, "images_per_prompt"),
     ],
 )
 def test_entries_that_cannot_work_are_refused(changes: dict[str, Any], says: str) -> None:
@@ -243,3 +252,57 @@ def test_embedding_models_need_less_on_the_host() -> None:
     assert cache_bytes(planned) == MIN_POOLING_CACHE_MIB * MIB
     with pytest.raises(LaunchError, match=f"{least_mib} MiB would do"):
         launch(footprint=encoder, types=("embedding",), budget_mib=least_mib - 1)
+
+
+@pytest.mark.parametrize("target", [HOST, CUDA], ids=["host", "cuda"])
+def test_a_model_that_takes_pictures_gets_them_from_the_request_only(target: Target) -> None:
+    """Some pictures a prompt, neither video nor sound, and no address from which vLLM would fetch one."""
+    planned = launch(target, SEEING, types=("text2text", "image2text"))
+    given = flags(planned.argv)
+    assert json.loads(given["--limit-mm-per-prompt"] or "") == {"image": 4, "video": 0, "audio": 0}
+    assert str(given["--allowed-media-domains"]).endswith(".invalid")  # a name that can never be anyone's
+    assert float(given["--mm-processor-cache-gb"] or "") <= 1
+    assert planned.env["VLLM_MAX_IMAGE_PIXELS"] == "25000000"
+    assert "--allowed-local-media-path" not in given
+
+
+def test_how_many_pictures_and_how_large_can_be_set() -> None:
+    """Both are limits of ours, and no flags of vLLM's by these names."""
+    options = {"images_per_prompt": 1, "max_image_megapixels": 4}
+    planned = launch(footprint=SEEING, types=("image2text",), options=options)
+    assert json.loads(flags(planned.argv)["--limit-mm-per-prompt"] or "")["image"] == 1
+    assert planned.env["VLLM_MAX_IMAGE_PIXELS"] == "4000000"
+    assert not {"--images-per-prompt", "--max-image-megapixels"} & set(planned.argv)
+
+
+def test_a_model_that_sees_may_be_offered_for_text_alone() -> None:
+    """Then vLLM takes no pictures, whatever the model could do, and leaves its vision tower out."""
+    planned = launch(footprint=SEEING, types=("text2text",))
+    assert "--language-model-only" in planned.argv
+    assert "--limit-mm-per-prompt" not in planned.argv
+
+
+def test_only_models_that_see_get_torchvision_on_the_host() -> None:
+    """The extras and what declares their operators; not for text models, nor on GPUs, where torchvision is at home."""
+    path = launch(footprint=SEEING, types=("image2text",)).env["PYTHONPATH"]
+    declarations, extras = path.split(":", 1)
+    assert extras == "{extras:vision}"
+    assert (Path(declarations) / "sitecustomize.py").is_file()
+    assert launch(footprint=SEEING).env["PYTHONPATH"] == path  # vLLM imports its picture code all the same
+    assert "PYTHONPATH" not in launch().env
+    assert "PYTHONPATH" not in launch(CUDA, SEEING, types=("image2text",)).env
+
+
+def test_text_models_are_told_nothing_of_pictures() -> None:
+    """Neither flags nor variables."""
+    planned = launch()
+    assert not any("mm" in word or "media" in word for word in planned.argv)
+    assert not any("IMAGE" in name or "MEDIA" in name for name in planned.env)
+
+
+def test_pictures_take_more_of_the_budget_on_the_host() -> None:
+    """What decoding and preparing them takes is reserved where they are let in."""
+    seeing = launch(footprint=SEEING, types=("image2text",))
+    assert cache_bytes(launch(footprint=SEEING)) - cache_bytes(seeing) == (
+        (HOST_VISION_OVERHEAD_MIB - HOST_OVERHEAD_MIB) * MIB
+    )

@@ -55,6 +55,24 @@ def test_progress_bars_that_overwrite_a_line_count_as_their_last_state() -> None
     assert cold_phase([bar]) == "loading weights, 60%"
 
 
+def test_pictures_are_part_of_the_phases() -> None:
+    """On a GPU vLLM tries the largest pictures that it may be given before it sizes the cache."""
+    line = CORE + "[gpu_model_runner.py:6166] Encoder cache will be initialized with a budget of 16384 tokens"
+    assert cold_phase([*START[:7], line]) == "profiling memory with the largest pictures"
+
+
+def test_a_model_whose_code_lacks_a_package_names_the_package() -> None:
+    """A vision-language model without torchvision, as vLLM 0.32 tells it: not the sentence that points to the logs."""
+    inspected = "Model architectures ['LlavaForConditionalGeneration'] failed to be inspected. Please check the logs"
+    lines = [
+        API + "[registry.py:1108] Error in loading model architecture 'LlavaForConditionalGeneration'",
+        API + "[registry.py:1108] ModuleNotFoundError: No module named 'torchvision'",
+        f"ValueError: {inspected} for more details.",
+        WRAPPER,
+    ]
+    assert failure(lines) == "ModuleNotFoundError: No module named 'torchvision'"
+
+
 def test_before_anything_is_said() -> None:
     """An empty log, or one of imports and warnings, is a start without news."""
     assert cold_phase([]) == cold_phase([WARNING]) == "starting the engine"
