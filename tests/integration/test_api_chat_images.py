@@ -1,17 +1,14 @@
 """Images in chats: checked and inlined for models that see, refused by field for those that do not."""
 
 import asyncio
-import functools
-import http.server
 import json
-import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from service import Service, model
-from uploads import bad_pictures, data_url, odd_pictures, png
+from uploads import bad_pictures, data_url, odd_pictures, png, web_server
 
 from engines.simulated.pictures import seen
 from engines.simulated.text import expected_answer
@@ -38,22 +35,9 @@ async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a web server on this machine that has one picture."""
-    folder = tmp_path_factory.mktemp("site")
-    (folder / "red.png").write_bytes(png())
-    (folder / "text.png").write_bytes(b"plain text")
-    serve = functools.partial(_Quiet, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
-
-
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_: Any) -> None:
-        """Nobody reads it."""
+    """The address of a web server on this machine that has a picture, and a text that claims to be one."""
+    with web_server(tmp_path_factory.mktemp("site"), red=png(), text=b"plain text") as address:
+        yield address
 
 
 def talk(*urls: str, text: str = "what is it") -> list[Any]:

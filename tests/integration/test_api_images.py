@@ -3,14 +3,20 @@
 import asyncio
 import base64
 import io
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import pytest
 import pytest_asyncio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
-from service import Service, model
+from service import Serve, Service, model
+from uploads import data_url, png, web_server
 
 from engines.simulated.pictures import Mark, digest, read_mark
 
@@ -27,18 +33,13 @@ async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
         model("quick", model_type="text2image", aliases=["org/quick"], priority=60),
         model("draw", model_type="text2image", slots=1, script={"steps_per_second": 20}),
         model("chat"),
+        model("failing", model_type="text2image", priority=1, script={"faults": [{"kind": "error", "token": 2}]}),
         server={"max_body_mib": 4},
+        media={"allow_private_addresses": True},
     )
     await service.start()
     yield service
     await service.end()
-
-
-def png(size: tuple[int, int] = (16, 16), colour: str = "red", mode: str = "RGB") -> bytes:
-    """A picture to upload."""
-    buffer = io.BytesIO()
-    Image.new("RGB", size, colour).convert(mode).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def marked(b64: str | None) -> Mark:
@@ -149,8 +150,7 @@ async def test_an_edit_is_streamed(service: Service) -> None:
 async def test_an_edit_in_json(service: Service) -> None:
     """A data URL in JSON does as well as a file."""
     upload = png()
-    url = "data:image/png;base64," + base64.b64encode(upload).decode()
-    body = {"model": "quick", "prompt": "json", "image": url, "seed": 1}
+    body = {"model": "quick", "prompt": "json", "image": data_url(upload), "seed": 1}
     answer = await service.http.post("/v1/images/edits", json=body)
 
     assert answer.status_code == 200, answer.text
@@ -281,3 +281,163 @@ async def test_the_wrong_method_is_told(service: Service) -> None:
     answer = await service.http.get(GENERATIONS)
 
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+
+
+async def test_urls_are_artifacts(service: Service) -> None:
+    """response_format "url": each picture can be had at its address, for JSON and for a form, by id and by type."""
+    client = service.openai()
+    raw = await client.images.with_raw_response.generate(
+        model="text2image", prompt="by url", n=2, response_format="url", extra_body={"seed": 5}
+    )
+    edit = await client.images.edit(model="quick", image=png(), prompt="by url", response_format="url")
+
+    data = [*(raw.parse().data or []), *(edit.data or [])]
+    assert len(data) == 3
+    assert all(each.b64_json is None and (each.url or "").startswith(service.base_url) for each in data)
+    fetched = [await service.http.get(each.url or "") for each in data]
+    owner = digest(raw.headers["x-request-id"])
+    assert [read_mark(answer.content) for answer in fetched[:2]] == [Mark(digest("by url"), n, owner) for n in (5, 6)]
+    assert {answer.headers["content-type"] for answer in fetched} == {"image/png"}
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[str]:
+    """The address of a web server on this machine that has one picture."""
+    with web_server(tmp_path, red=png()) as address:
+        yield address
+
+
+@pytest.mark.parametrize("shape", ["text", "list", "object"])
+async def test_an_address_in_an_edit_is_fetched(service: Service, site: str, shape: str) -> None:
+    """The engine is given the bytes, in whatever form the address came."""
+    url = f"{site}/red.png"
+    image: Any = {"text": url, "list": [url], "object": url}[shape]
+    answer = await service.http.post("/v1/images/edits", json={"model": "quick", "prompt": "x", "image": image})
+
+    assert answer.status_code == 200, answer.text
+    assert marked(answer.json()["data"][0]["b64_json"]).source == digest(png())
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "http://169.254.169.254/", "http://127.0.0.1:1/a.png"])
+async def test_an_address_that_cannot_be_had_is_refused(service: Service, url: str) -> None:
+    """400 that names the field."""
+    answer = await service.http.post("/v1/images/edits", json={"model": "quick", "prompt": "x", "image": [url]})
+
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "image.0")
+
+
+async def test_a_failure_within_a_stream_is_an_api_error(service: Service) -> None:
+    """The head is sent by then: the SDK raises APIError from the event, after the partial pictures that were good."""
+    stream = await service.openai().images.generate(
+        model="failing", prompt="x", stream=True, partial_images=3, extra_body={"steps": 4}
+    )
+    seen: list[str] = []
+
+    async def listen() -> None:
+        async for event in stream:
+            seen.append(event.type)
+
+    with pytest.raises(openai.APIError, match="failed while it worked"):
+        await listen()
+
+    assert seen == ["image_generation.partial_image"] * 2
+    row = await service.request(stream.response.headers["x-request-id"])
+    assert (row["outcome"], row["error_code"]) == ("failed", "engine_aborted")
+
+
+async def test_a_failure_of_a_whole_answer_is_a_500(service: Service) -> None:
+    """With the engine's sentence, and no retry by the SDK's own doing."""
+    with pytest.raises(openai.InternalServerError, match="failed while it worked") as failure:
+        await service.openai(max_retries=2).images.generate(model="failing", prompt="x")
+
+    assert failure.value.response.headers["x-should-retry"] == "false"
+
+
+async def test_an_engine_that_dies_is_replaced_and_the_call_goes_on(serve: Serve) -> None:
+    """SIGKILL while it draws: a whole answer comes from the next engine, with the same request's id in its pixels."""
+    service = await serve(model("draw", model_type="text2image", slots=1, script={"steps_per_second": 20}))
+    client = service.openai()
+    await client.images.generate(prompt="warm", extra_body={"steps": 1})
+    call = asyncio.create_task(
+        client.images.with_raw_response.generate(prompt="kept", extra_body={"steps": 20, "seed": 1})
+    )
+    await service.busy("draw", running=1)
+    for process in service.engines("draw-0"):
+        process.kill()
+
+    raw = await call
+
+    data = raw.parse().data or []
+    assert marked(data[0].b64_json) == Mark(digest("kept"), 1, digest(raw.headers["x-request-id"]))
+
+
+# Whatever comes, the caller gets pictures or OpenAI's error, never a failure of ours.
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+JSON = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3))
+FIELDS = st.fixed_dictionaries(
+    {"model": st.sampled_from(["quick", "text2image", "chat"]) | JSON, "prompt": st.just("x") | JSON},
+    optional={
+        "n": st.integers(-1, 12) | JSON,
+        "size": st.sampled_from(["64x64", "8x8", "auto", "0x8", "9x9"]) | JSON,
+        "seed": st.integers(-1, 2**64) | JSON,
+        "steps": st.integers(-1, 210) | JSON,
+        "guidance": st.floats() | JSON,
+        "scheduler": st.sampled_from(["euler", "ddim"]) | JSON,
+        "output_format": st.sampled_from(["png", "jpeg", "webp"]) | JSON,
+        "output_compression": st.integers(-1, 101) | JSON,
+        "response_format": st.sampled_from(["b64_json", "url"]) | JSON,
+        "partial_images": st.integers(-1, 4) | JSON,
+        "stream": st.booleans() | JSON,
+        "image": st.just(data_url(png((8, 8)))) | JSON,
+        "images": JSON,
+        "mask": JSON,
+        "priority": st.integers(-5, 105) | JSON,
+    },
+)
+BODIES = st.binary(max_size=200) | FIELDS.map(json.dumps).map(str.encode)
+PARTS = st.dictionaries(
+    st.sampled_from(["model", "prompt", "n", "size", "steps", "stream", "response_format", "mask"])
+    | st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), min_size=1, max_size=8),
+    st.sampled_from(["quick", "text2image", "1", "true", "url", "8x8"]) | st.text(max_size=20),
+    max_size=6,
+)
+
+
+@pytest.fixture(scope="module")
+def plain(service: Service) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=service.base_url, timeout=30) as client:
+        yield client
+
+
+def _pictures_or_error(answer: httpx.Response) -> None:
+    if answer.headers["content-type"].startswith("text/event-stream"):
+        assert b"event: image_" in answer.content
+    elif answer.status_code == 200:
+        assert answer.json()["data"]
+    else:
+        assert answer.status_code in (400, 404), answer.text
+        error = answer.json()["error"]
+        assert set(error) == {"message", "type", "param", "code"}
+        assert isinstance(error["message"], str)
+
+
+@given(path=st.sampled_from([GENERATIONS, "/v1/images/edits"]), body=BODIES)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def _any_body_is_answered(plain: httpx.Client, path: str, body: bytes) -> None:
+    _pictures_or_error(plain.post(path, content=body))
+
+
+@given(texts=PARTS, image=st.just(png((8, 8))) | st.binary(max_size=60))
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def _any_form_is_answered(plain: httpx.Client, texts: dict[str, str], image: bytes) -> None:
+    _pictures_or_error(plain.post("/v1/images/edits", data=texts, files={"image": ("a.png", image)}))
+
+
+async def test_any_bytes_json_and_form_get_pictures_or_an_error(service: Service, plain: httpx.Client) -> None:
+    """Hypothesis: never a 5xx, always OpenAI's shape, nobody is left waiting and nothing is logged as an error."""
+    await asyncio.to_thread(_any_body_is_answered, plain)
+    await asyncio.to_thread(_any_form_is_answered, plain)
+
+    await service.busy("quick", running=0, waiting=0)
+    assert not [event for event in service.events() if event["level"] in ("error", "critical")]

@@ -46,7 +46,7 @@ class Guarded(Service):
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def guarded(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
     service = Guarded(tmp_path_factory.mktemp("guarded"))
-    service.write(model("a"), server={"cors_origins": [PAGE]})
+    service.write(model("a"), model("draw", model_type="text2image"), server={"cors_origins": [PAGE]})
     await service.start()
     yield service
     await service.end()
@@ -238,3 +238,16 @@ async def test_others_are_let_in_only_with_a_key(tmp_path: Path, host: str) -> N
     assert ended.returncode == 2
     assert "api_keys" in ended.stderr
     service.assert_nothing_left()
+
+
+async def test_artifacts_need_a_key_as_the_calls_that_made_them_do(guarded: Service) -> None:
+    """A picture's address alone opens nothing: 401 without a key, for the unified API too."""
+    client = guarded.openai(api_key=USER)
+    answer = await client.images.generate(prompt="closed", response_format="url")
+    url = (answer.data or [])[0].url or ""
+
+    async with httpx.AsyncClient() as anybody:
+        assert (await anybody.get(url)).status_code == 401
+        assert (await anybody.get(url, headers={"authorization": f"Bearer {USER}"})).status_code == 200
+        refused = await anybody.post(f"{guarded.base_url}/api/v1/text-to-image", json={"prompt": "x"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")

@@ -1,9 +1,16 @@
 """Pictures that a test uploads: good ones, and everything that can be wrong with one."""
 
 import base64
+import functools
+import http.server
 import io
 import struct
+import threading
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -58,3 +65,24 @@ def bad_pictures() -> dict[str, bytes]:
         "truncated": png((64, 64))[:60],
         "bomb": bomb(),
     }
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        """Nobody reads it."""
+
+
+@contextmanager
+def web_server(folder: Path, **files: bytes) -> Iterator[str]:
+    """The address of a web server on this machine that has these files, each with .png behind its name."""
+    for name, content in files.items():
+        (folder / f"{name}.png").write_bytes(content)
+    serve = functools.partial(_Quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
