@@ -17,7 +17,10 @@ Header = tuple[bytes, bytes]
 
 @dataclass(frozen=True, slots=True)
 class ModelLaunch:
-    """A model as an engine has to know it. `budget_mib` is all the memory the process tree may use."""
+    """A model as an engine has to know it. `budget_mib` is all the memory the process tree may use.
+
+    `max_batch_size`: most requests that are computed together; None where the entry does not say.
+    """
 
     model_id: str
     aliases: tuple[str, ...]
@@ -28,6 +31,7 @@ class ModelLaunch:
     args: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    max_batch_size: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

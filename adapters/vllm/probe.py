@@ -5,6 +5,7 @@ from them (a watchdog, a restart) is decided elsewhere.
 """
 
 import asyncio
+from collections.abc import Callable
 
 from adapters.base import Probe
 from adapters.endpoint import Endpoint
@@ -28,30 +29,6 @@ _PROGRESS = (
 _NAMES = frozenset({_RUNNING, _WAITING, *_PROGRESS})
 
 
-async def look(endpoint: Endpoint) -> Probe:
-    """Ready when `/health` says 200; the counters are None where `/metrics` does not give them. Never raises."""
-    pool = Pool(endpoint, connect_timeout_seconds=_CONNECT_TIMEOUT_SECONDS)
-    try:
-        status, body = await _get(pool, "/health", _MAX_HEALTH_BYTES)
-        if status != 200:
-            return Probe(ready=False, detail=f"/health answered {status}" + (f": {_text(body)}" if body else ""))
-        return await _with_counters(pool)
-    except EngineError as exc:
-        return Probe(ready=False, detail=str(exc))
-    finally:
-        await _close(pool)
-
-
-async def _with_counters(pool: Pool) -> Probe:
-    try:
-        status, text = await _get(pool, "/metrics", _MAX_METRICS_BYTES)
-    except EngineError as exc:
-        return Probe(ready=True, detail=f"no counters: {exc}")
-    if status != 200:
-        return Probe(ready=True, detail=f"no counters: /metrics answered {status}")
-    return read_counters(text)
-
-
 def read_counters(text: bytes) -> Probe:
     """A ready replica's probe out of the text of `/metrics`."""
     samples = read_samples(text, _NAMES)
@@ -62,6 +39,33 @@ def read_counters(text: bytes) -> Probe:
         waiting=_count(samples.get(_WAITING)),
         progressed=sum(progress) if progress else None,
     )
+
+
+async def look(endpoint: Endpoint, read: Callable[[bytes], Probe] = read_counters) -> Probe:
+    """Ready when `/health` says 200; the counters are None where `/metrics` does not give them. Never raises.
+
+    `read` makes a ready replica's probe out of the text of `/metrics`.
+    """
+    pool = Pool(endpoint, connect_timeout_seconds=_CONNECT_TIMEOUT_SECONDS)
+    try:
+        status, body = await _get(pool, "/health", _MAX_HEALTH_BYTES)
+        if status != 200:
+            return Probe(ready=False, detail=f"/health answered {status}" + (f": {_text(body)}" if body else ""))
+        return await _with_counters(pool, read)
+    except EngineError as exc:
+        return Probe(ready=False, detail=str(exc))
+    finally:
+        await _close(pool)
+
+
+async def _with_counters(pool: Pool, read: Callable[[bytes], Probe]) -> Probe:
+    try:
+        status, text = await _get(pool, "/metrics", _MAX_METRICS_BYTES)
+    except EngineError as exc:
+        return Probe(ready=True, detail=f"no counters: {exc}")
+    if status != 200:
+        return Probe(ready=True, detail=f"no counters: /metrics answered {status}")
+    return read(text)
 
 
 def _count(sample: float | None) -> int | None:

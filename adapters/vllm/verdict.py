@@ -77,7 +77,7 @@ def _closing_events(events: Sequence[bytes]) -> Iterator[Fields]:
 
 
 def _is_closed(tail: bytes, events: Sequence[bytes]) -> bool:
-    """Whether the last event is one that ends a stream without [DONE] (responses, messages)."""
+    """Whether the last event is one that ends a stream without [DONE] (responses, messages, pictures)."""
     if events:
         last = _object(events[0])
         return last is not None and str(last.get("type")) in _CLOSING_TYPES

@@ -22,16 +22,25 @@ DEFAULT_CONCURRENCY = 8
 SCRIPT = "script"
 
 
-# A new engine kind is a line here, and one in each of the two sets below where it belongs.
+# A new engine kind is a line here, and one in each of the places below where it belongs.
 class EngineKind(StrEnum):
     """The engine kinds."""
 
     VLLM = "vllm"
+    DIFFUSERS = "diffusers"
     SIMULATED = "simulated"
 
 
-NEEDS_MODEL_PATH = frozenset({EngineKind.VLLM})
+# With the kinds of inference that it can do without one.
+NEEDS_MODEL_PATH: Mapping[EngineKind, frozenset[InferenceType]] = {
+    EngineKind.VLLM: frozenset(),
+    EngineKind.DIFFUSERS: frozenset({InferenceType.IMAGE_PROCESSING}),
+}
 TAKES_SCRIPT = frozenset({EngineKind.SIMULATED})
+# Options that are no plain value; of them and of the rest, those that name files.
+STRUCTURES: Mapping[EngineKind, frozenset[str]] = {EngineKind.DIFFUSERS: frozenset({"loras", "quantization"})}
+FILE_OPTIONS: Mapping[EngineKind, frozenset[str]] = {EngineKind.DIFFUSERS: frozenset({"upscaler"})}
+LORAS = "loras"
 
 Scalar = str | int | float | bool
 Name = Annotated[str, Field(max_length=MAX_NAME_LENGTH, pattern=NAME_PATTERN)]
@@ -101,10 +110,13 @@ without a GPU it is main memory."""
     """Arguments appended to the engine's command line as they stand."""
     parameters: dict[str, Any] = Field(
         default_factory=dict,
-        json_schema_extra={"additionalProperties": {"type": ["string", "number", "boolean", "object"]}},
+        json_schema_extra={
+            "properties": {LORAS: {"type": "array", "items": {"type": "object"}}},
+            "additionalProperties": {"type": ["string", "number", "boolean", "object"]},
+        },
     )
     """Engine options by name, such as `max_model_len`, `dtype` or `quantization`; text, numbers and booleans. The \
-simulated engine also takes `script`, an object."""
+simulated engine also takes `script`, an object; diffusers `loras`, a list of objects, and `quantization`, an object."""
 
     @field_validator("model_type")
     @classmethod
@@ -117,7 +129,8 @@ simulated engine also takes `script`, an object."""
     @classmethod
     def _path_fits(cls, path: str | None, info: ValidationInfo) -> str | None:
         engine = info.data.get("engine")
-        if path is None and engine in NEEDS_MODEL_PATH:
+        without = NEEDS_MODEL_PATH.get(engine) if engine else None
+        if path is None and without is not None and not without.issuperset(info.data.get("model_type", ())):
             raise ValueError(
                 f'engine {engine} needs it; add "model_path" with a folder, a Hugging Face id or a name '
                 "that `inferctl models list` shows"
@@ -146,12 +159,18 @@ simulated engine also takes `script`, an object."""
     @field_validator("parameters")
     @classmethod
     def _options(cls, parameters: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        engine = info.data.get("engine")
+        if engine is None:
+            return parameters
         for name, value in parameters.items():
-            if name == SCRIPT and (engine := info.data.get("engine")):
+            if name == SCRIPT:
                 _check_script(value, engine)
+            elif name in STRUCTURES.get(engine, ()):
+                if not isinstance(value, dict | list):
+                    raise ValueError(f'"{name}" must be a list or an object, in [ ] or {{ }}')
             elif not isinstance(value, Scalar):
                 raise ValueError(f'"{name}" must be text, a number, true or false; leave it out for the default')
-        return parameters
+        return {name: _located(engine, name, value, info) for name, value in parameters.items()}
 
     @property
     def types(self) -> tuple[InferenceType, ...]:
@@ -179,6 +198,7 @@ simulated engine also takes `script`, an object."""
             args=self.args,
             env=self.launch_env,
             options={**defaults, **self.options},
+            max_batch_size=self.max_batch_size,
         )
 
     def spec(self) -> ModelSpec:
@@ -205,6 +225,18 @@ def _check_script(script: object, engine: EngineKind) -> None:
         parse_script(json.dumps(script))
     except ScriptError as exc:
         raise ValueError(f'"{SCRIPT}"{str(exc).removeprefix("--script")}') from exc
+
+
+def _located(engine: EngineKind, name: str, value: Any, info: ValidationInfo) -> Any:
+    """Files that an option names are looked up from the file's own folder, as `model_path` is."""
+    if name in FILE_OPTIONS.get(engine, ()):
+        return _located_model(value, info)
+    if name == LORAS and engine in STRUCTURES and isinstance(value, list):
+        return [
+            {**lora, "path": _located_model(lora["path"], info)} if isinstance(lora, dict) and "path" in lora else lora
+            for lora in value
+        ]
+    return value
 
 
 def _scalar(value: Any) -> Scalar:

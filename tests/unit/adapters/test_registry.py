@@ -8,7 +8,11 @@ from adapters.registry import make_adapters
 def test_every_adapter_is_found_by_its_own_kind() -> None:
     """The key is the adapter's `kind`, and each call makes a set of its own."""
     adapters = make_adapters()
-    assert {kind: adapter.kind for kind, adapter in adapters.items()} == {"vllm": "vllm", "simulated": "simulated"}
+    assert {kind: adapter.kind for kind, adapter in adapters.items()} == {
+        "vllm": "vllm",
+        "diffusers": "diffusers",
+        "simulated": "simulated",
+    }
     assert make_adapters() is not adapters
 
 

@@ -74,6 +74,39 @@ def test_slots_default_to_the_batch_size_else_to_eight(config: Any) -> None:
     assert [model.max_concurrency for model in config.load().models] == [8, 3, 5]
 
 
+def test_what_diffusers_is_told_may_have_structure(config: Any) -> None:
+    """LoRAs and quantisation go on as JSON text, files are found from the file's folder, the batch size is its own."""
+    config.models(
+        {
+            "model_id": "draw",
+            "model_type": "text2image",
+            "engine": "diffusers",
+            "model_path": "shapes-draw",
+            "vram_required_mb": 900,
+            "max_batch_size": 4,
+            "parameters": {
+                "loras": [{"path": "./red.safetensors", "scale": 0.5}, {"path": "red"}],
+                "quantization": {"backend": "torchao"},
+                "upscaler": "../up.safetensors",
+                "scheduler": "./euler",
+            },
+        },
+        {"model_id": "edit", "model_type": "image_processing", "engine": "diffusers", "vram_required_mb": 128},
+    )
+    draw, edit = config.load().models
+    launch = draw.launch("/folder", 900, {"threads": 2})
+    folder = config.folder.resolve()
+    assert launch.options == {
+        "threads": 2,
+        "loras": f'[{{"path":"{folder}/red.safetensors","scale":0.5}},{{"path":"red"}}]',
+        "quantization": '{"backend":"torchao"}',
+        "upscaler": str(folder.parent / "up.safetensors"),
+        "scheduler": "./euler",
+    }
+    assert (launch.max_batch_size, edit.launch("", 128, {}).max_batch_size) == (4, None)
+    assert (draw.max_concurrency, edit.model_path) == (4, None)
+
+
 def test_a_model_without_idle_time_takes_the_common_one(config: Any) -> None:
     """Leaving the key out means the common idle time; null means never, whatever the common one is."""
     config.manager(scheduling={"idle_timeout_seconds": 900})

@@ -13,6 +13,8 @@ from controlplane.errors import ConfigError
 
 REMOTE = {"engine": "simulated", "api_endpoint": "http://gpu:8000/v1"}
 
+DRAWING = {"engine": "diffusers", "model_type": "text2image", "model_path": "x"}
+
 
 @pytest.mark.parametrize(
     ("keys", "where", "remedy"),
@@ -27,8 +29,11 @@ REMOTE = {"engine": "simulated", "api_endpoint": "http://gpu:8000/v1"}
         ({"model_type": []}, "models[0].model_type", "must have at least 1 item(s)"),
         ({"model_type": ["embedding", "embedding"]}, "models[0].model_type", "name each kind once"),
         ({"engine": "vlm"}, "models[0].engine", 'did you mean "vllm"?'),
-        ({"engine": "ollama"}, "models[0].engine", 'must be one of "simulated", "vllm", found "ollama"'),
+        ({"engine": "ollama"}, "models[0].engine", 'must be one of "diffusers", "simulated", "vllm", found'),
         ({"engine": "vllm"}, "models[0].model_path", 'engine vllm needs it; add "model_path"'),
+        ({"engine": "diffusers"}, "models[0].model_path", 'engine diffusers needs it; add "model_path"'),
+        ({**DRAWING, "parameters": {"loras": "x"}}, "models[0].parameters", '"loras" must be a list or an object'),
+        ({**DRAWING, "parameters": {"dtype": ["x"]}}, "models[0].parameters", '"dtype" must be text, a number'),
         (REMOTE, "models[0].api_endpoint", 'remove "api_endpoint"'),
         ({"vram_required_mb": 1.5}, "models[0].vram_required_mb", "must be a whole number, found 1.5"),
         ({"vram_required_mb": 0}, "models[0].vram_required_mb", "must be more than 0"),
