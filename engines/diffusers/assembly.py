@@ -11,7 +11,7 @@ from engines.diffusers.families import family_of
 from engines.diffusers.families.rows import RowFamily
 from engines.diffusers.jobs import PipelineFacts
 from engines.diffusers.loading import load, modules
-from engines.diffusers.memory import DeviceMemory, HostMemory, Memory
+from engines.diffusers.memory import DeviceMemory, Memory, host_memory
 from engines.diffusers.options import EngineOptions
 from engines.diffusers.pipelines import Pipelines, facts, parameters
 from engines.diffusers.residence import HostMemoryHeld, ReadAgain, Residence
@@ -34,9 +34,8 @@ def assemble(model_path: Path, options: EngineOptions, boundary: Callable[[], No
         torch.set_num_threads(options.threads)
     if options.device == "cuda":
         return _on_device(model_path, options, boundary)
-    memory = HostMemory(options.memory_mib)
     pipelines = load(model_path, options)
-    memory.loaded()
+    memory = host_memory(options.memory_mib)
     residence = ReadAgain(tuple(modules(pipelines)), lambda: modules(load(model_path, options)), memory)
     return _assembled(pipelines, options, memory, residence, boundary)
 

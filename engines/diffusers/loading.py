@@ -1,6 +1,7 @@
 """From a model folder and the options to pipelines ready to draw. Reads no network; every failure is a LoadFailed."""
 
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import diffusers
 import torch
 import transformers
 
-from engines.diffusers import schedulers
+from engines.diffusers import memory, schedulers, weights
 from engines.diffusers.errors import LoadFailed
 from engines.diffusers.options import EngineOptions, Lora
 from engines.diffusers.pipelines import Pipelines
@@ -24,6 +25,7 @@ def load(model_path: Path, options: EngineOptions) -> Pipelines:
     diffusers.logging.disable_progress_bar()
     transformers.logging.disable_progress_bar()
     try:
+        _check_room(model_path, options)
         pipelines = _loaded(model_path, options)
     except LoadFailed:
         raise
@@ -46,7 +48,11 @@ def modules(pipelines: Pipelines) -> list[torch.nn.Module]:
 
 def _loaded(model_path: Path, options: EngineOptions) -> Pipelines:
     pipeline = diffusers.AutoPipelineForText2Image.from_pretrained(
-        str(model_path), dtype=_dtype(options), local_files_only=True, **_quantization(options)
+        str(model_path),
+        dtype=_dtype(options),
+        variant=weights.only_variant(model_path),
+        local_files_only=True,
+        **_quantization(options),
     )
     pipeline.set_progress_bar_config(disable=True)
     _add_loras(pipeline, options.loras)
@@ -57,6 +63,16 @@ def _loaded(model_path: Path, options: EngineOptions) -> Pipelines:
         _sibling(diffusers.AutoPipelineForImage2Image, pipeline),
         _sibling(diffusers.AutoPipelineForInpainting, pipeline),
     )
+
+
+def _check_room(model_path: Path, options: EngineOptions) -> None:
+    """Refuse what cannot fit before it fills the machine. Quantised or offloaded weights take less than their files."""
+    if options.memory_mib is None or options.quantization is not None or options.offload != "none":
+        return
+    numbers = weights.parameters_in(weights.files_of(model_path, weights.only_variant(model_path)))
+    needed_mib = math.ceil(numbers * _dtype(options).itemsize / memory.MIB)
+    if needed_mib > options.memory_mib:
+        raise LoadFailed(f"{model_path} has {needed_mib} MiB of weights and memory_mib is {options.memory_mib}")
 
 
 def _dtype(options: EngineOptions) -> torch.dtype:

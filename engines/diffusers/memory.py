@@ -67,21 +67,11 @@ class DeviceMemory:
 
 
 class HostMemory:
-    """Of this process. What may be allocated is the cap less what the process holds once the pipeline is loaded."""
+    """Of this process: `free_mib` is what it may still take, beyond what it held when this was made."""
 
-    def __init__(self, cap_mib: int | None) -> None:
-        self._cap_mib = cap_mib
-        self._free_bytes: int | None = None
+    def __init__(self, free_mib: int | None) -> None:
+        self._free_bytes = None if free_mib is None else free_mib * MIB
         self._peaks: OrderedDict[Hashable, int] = OrderedDict()
-
-    def loaded(self) -> None:
-        """Called once the weights are there; LoadFailed when they alone are more than the cap."""
-        if self._cap_mib is None:
-            return
-        held_mib = self.used_mib()
-        if held_mib >= self._cap_mib:
-            raise LoadFailed(f"the loaded pipeline holds {held_mib} MiB, memory_mib allows {self._cap_mib}: raise it")
-        self._free_bytes = (self._cap_mib - held_mib) * MIB
 
     def within(self, shape: Hashable, action: Callable[[], T]) -> T:
         if self._free_bytes is None:
@@ -142,6 +132,16 @@ class _Counter(TorchDispatchMode):  # type: ignore[misc]
 
     def _gone(self, storage: int) -> None:
         self._now -= self._live.pop(storage, 0)
+
+
+def host_memory(cap_mib: int | None) -> HostMemory:
+    """What is left for drawing under the cap, once the weights are there; LoadFailed when nothing is."""
+    if cap_mib is None:
+        return HostMemory(None)
+    held_mib = process_mib()
+    if held_mib >= cap_mib:
+        raise LoadFailed(f"the loaded pipeline holds {held_mib} MiB and memory_mib is {cap_mib}: raise it")
+    return HostMemory(cap_mib - held_mib)
 
 
 def process_mib() -> int:

@@ -44,6 +44,12 @@ class Run:
     latents: torch.Tensor | None = None
     previews_sent: int = 0
 
+    @property
+    def decodes_next(self) -> bool:
+        """The next step is followed by the decoder, which takes more memory than any step."""
+        total = self.total or max(1, int(self.job.steps * (self.job.strength if self.job.image else 1)))
+        return self.done + 1 in (total, *previews.due_after(total, self.job.preview_count))
+
 
 class StepBatcher:
     """`scheduler`: the name used where a job names none; None: the pipeline's own."""
@@ -150,14 +156,14 @@ class StepBatcher:
                 self._resume(run, answer)
 
     def _resume(self, run: Run, answer: Any) -> None:
-        session = run.session
-        assert session is not None
-        phase = "end" if run.done + 1 >= run.total else "step"
-        fault = self._tried(run, phase, lambda: session.resume(answer))
-        if fault is None:
-            fault = self._tried(run, "settle", lambda: self._settle(run))
+        fault = self._tried(run, "decode" if run.decodes_next else "step", partial(self._continue, run, answer))
         if fault is not None:
             self._fail(run, fault)
+
+    def _continue(self, run: Run, answer: Any) -> None:
+        assert run.session is not None
+        run.session.resume(answer)
+        self._settle(run)
 
     def _settle(self, run: Run) -> None:
         """After the session has moved: over with an image, or at its next call."""

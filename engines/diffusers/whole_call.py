@@ -105,10 +105,16 @@ class CallBatcher:
         self._call(runs[middle:])
 
     def _images(self, runs: Sequence[_Waiting]) -> list[Image]:
+        steps_before = self.tally.steps_total
         try:
             images: list[Image] = self._pipeline(runs)(**self._arguments(runs)).images
         except _NobodyLeft:
             return []
+        except ValueError as error:
+            if self.tally.steps_total > steps_before:
+                raise
+            # Before the first step, a pipeline raises it for nothing but its arguments.
+            raise InvalidJob(str(error), None) from error
         finally:
             self._pipelines.draw.maybe_free_model_hooks()
         return images
@@ -129,6 +135,8 @@ class CallBatcher:
         each = [call_arguments(pipeline, run.job) for run in runs]
         asked = {name: value if name in _COMMON else [one[name] for one in each] for name, value in each[0].items()}
         job = runs[0].job
+        # Some would draw another size that they know better, and resize.
+        asked["use_resolution_binning"] = False
         asked["guidance_scale"] = asked["true_cfg_scale"] = job.guidance
         if any(run.job.negative_prompt for run in runs):
             asked["negative_prompt"] = [run.job.negative_prompt for run in runs]

@@ -7,7 +7,6 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -28,7 +27,6 @@ from engines.diffusers.jobs import (
 from engines.diffusers.options import EngineOptions
 
 _DIED = Failed(FailureKind.INTERNAL, "the pipeline's thread ended")
-_NOTHING = WorkerLoad(0, 0, 0, 0, 0, 0, 0, 0, asleep=False, alive=True)
 
 
 def start_worker(model_path: Path, options: EngineOptions) -> PipelineWorker:
@@ -52,7 +50,7 @@ class _Worker:
         self._asleep = False
         self._bedtimes: list[tuple[bool, Future[None]]] = []
         self._unheard = 0
-        self._seen = _NOTHING
+        self._seen = (0, 0)
         self._thread = threading.Thread(target=self._run, args=(model_path, options), name="pipeline", daemon=True)
         self._thread.start()
 
@@ -80,10 +78,20 @@ class _Worker:
         return self._go(asleep=False)
 
     def load(self) -> WorkerLoad:
-        seen, memory = self._seen, self.loaded.result().memory
-        waiting = seen.waiting + self._unheard
-        alive = self._thread.is_alive()
-        return replace(seen, waiting=waiting, memory_mib=memory.used_mib(), asleep=self._asleep, alive=alive)
+        loaded, (running, waiting) = self.loaded.result(), self._seen
+        tally = loaded.batcher.tally
+        return WorkerLoad(
+            running=running,
+            waiting=waiting + self._unheard,
+            steps_total=tally.steps_total,
+            rows_total=tally.rows_total,
+            images_total=tally.images_total,
+            displaced_total=tally.displaced_total,
+            out_of_memory_total=tally.out_of_memory_total,
+            memory_mib=loaded.memory.used_mib(),
+            asleep=self._asleep,
+            alive=self._thread.is_alive(),
+        )
 
     def close(self) -> None:
         self._wishes.put(self._close)
@@ -164,20 +172,8 @@ class _Worker:
         self._batcher.end_all(Cancelled())
 
     def _look(self) -> None:
-        """Show callers where things stand; they never look into the batcher itself."""
-        tally, batcher = self._batcher.tally, self._batcher
-        self._seen = WorkerLoad(
-            running=batcher.running,
-            waiting=batcher.waiting,
-            steps_total=tally.steps_total,
-            rows_total=tally.rows_total,
-            images_total=tally.images_total,
-            displaced_total=tally.displaced_total,
-            out_of_memory_total=tally.out_of_memory_total,
-            memory_mib=0,
-            asleep=self._asleep,
-            alive=True,
-        )
+        """Show callers who runs and who waits; the batcher's own books change under their eyes."""
+        self._seen = (self._batcher.running, self._batcher.waiting)
 
     def _end(self, last: JobEvent) -> None:
         with self._door:
