@@ -208,7 +208,7 @@ def file_in(kind: str, mode: str) -> bytes:
     source = Image.linear_gradient("L").resize((40, 30)).convert("RGB").convert(mode)
     try:
         source.save(out, kind)
-    except OSError:
+    except (OSError, ValueError):
         out = BytesIO()
         source.convert("RGB").save(out, kind)
     return out.getvalue()
