@@ -24,6 +24,7 @@ from engines.demo.train_drawing_loops import (
     encode_examples,
     set_scaling_factor,
     train_autoencoder,
+    train_decoder,
     train_denoiser,
 )
 
@@ -32,10 +33,14 @@ _REPORT_EVERY = 50
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """The autoencoder learns on small cuts, then on whole pictures; the denoiser on `repeats` places of each scene."""
+    """The autoencoder learns on small cuts, then on whole pictures, then its decoder alone to be sharp.
+
+    The denoiser learns on each scene at `repeats` places.
+    """
 
     cuts: Course
     wholes: Course
+    sharpening: Course
     repeats: int
     denoiser: Course
     build_seed: int
@@ -44,8 +49,9 @@ class Recipe:
 SHIPPED = Recipe(
     cuts=Course(steps=1200, batch=24, rate=2e-3, seed=1),
     wholes=Course(steps=200, batch=16, rate=7e-4, seed=2),
-    repeats=60,
-    denoiser=Course(steps=3500, batch=48, rate=1e-3, seed=4),
+    sharpening=Course(steps=1000, batch=16, rate=1.5e-3, seed=3),
+    repeats=40,
+    denoiser=Course(steps=3600, batch=32, rate=1.2e-3, seed=4),
     build_seed=0,
 )
 
@@ -57,6 +63,7 @@ def trained_autoencoder(recipe: Recipe) -> AutoencoderKL:
     wholes = train_autoencoder(autoencoder, recipe.wholes, side=64)
     _follow("autoencoder", chain(cuts, wholes))
     set_scaling_factor(autoencoder, recipe.wholes.seed)
+    _follow("decoder", train_decoder(autoencoder, recipe.sharpening))
     return autoencoder.requires_grad_(requires_grad=False)
 
 

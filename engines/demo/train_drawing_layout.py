@@ -42,7 +42,7 @@ def make_tokenizer() -> CLIPTokenizer:
     words.train_from_iterator([*sorted(letters), *WORDS], trainer)
     with TemporaryDirectory() as folder:
         vocabulary, merges = words.model.save(folder)
-        return CLIPTokenizer(vocabulary, merges, model_max_length=77)
+        return CLIPTokenizer(vocabulary, merges, model_max_length=32)
 
 
 def make_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
@@ -83,7 +83,7 @@ def make_denoiser() -> UNet2DConditionModel:
         sample_size=SIDE // 8,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        block_out_channels=(48, 96),
+        block_out_channels=(40, 80),
         layers_per_block=1,
         cross_attention_dim=_WIDTH,
         attention_head_dim=4,

@@ -60,19 +60,28 @@ def train_autoencoder(autoencoder: AutoencoderKL, course: Course, side: int) -> 
 
     It is made of convolutions only, so small cuts, which are cheap, teach it most of what whole pictures need.
     """
+    return _learn_pictures(autoencoder, [autoencoder], course, side)
+
+
+def train_decoder(autoencoder: AutoencoderKL, course: Course) -> Iterator[float]:
+    """Trains in place, on whole pictures, only what turns latents into pixels: latents mean the same as before."""
+    return _learn_pictures(autoencoder, [autoencoder.post_quant_conv, autoencoder.decoder], course, SIDE)
+
+
+def _learn_pictures(autoencoder: AutoencoderKL, trained: list[nn.Module], course: Course, side: int) -> Iterator[float]:
     torch.manual_seed(course.seed)
     rng = random.Random(course.seed)
-    optimizer, rates = _optimizer([autoencoder], course)
+    autoencoder.requires_grad_(requires_grad=False)
+    for module in trained:
+        module.requires_grad_(requires_grad=True)
+    optimizer, rates = _optimizer(trained, course)
     for _ in range(course.steps):
         pixels = _cut(pixels_of((random_scene(rng) for _ in range(course.batch)), rng), side, rng)
         spread = autoencoder.encode(pixels).latent_dist
         error = autoencoder.decode(spread.sample()).sample - pixels
-        loss = (
-            error.abs().mean()
-            + error.square().mean()
-            + _DIVERGENCE_WEIGHT * spread.kl().mean() / spread.mean[0].numel()
-        )
-        _step(loss, optimizer, rates, [autoencoder])
+        divergence = spread.kl().mean() / spread.mean[0].numel()
+        loss = error.abs().mean() + error.square().mean() + _DIVERGENCE_WEIGHT * divergence
+        _step(loss, optimizer, rates, trained)
         yield loss.item()
 
 
@@ -145,7 +154,7 @@ class Learner:
         return (self.denoiser(noisy, times, self._encode(prompts)).sample - goal).square().mean()
 
     def _encode(self, prompts: list[str]) -> Tensor:
-        """Text states, [n, 77, width]; equal prompts are encoded once."""
+        """Text states, [n, tokens, width]; equal prompts are encoded once."""
         different = sorted(set(prompts))
         ids = self.tokenizer(different, padding="max_length", truncation=True, return_tensors="pt").input_ids
         place = {prompt: row for row, prompt in enumerate(different)}
