@@ -83,7 +83,7 @@ def examine(content: bytes, limits: Limits) -> Picture:
         _check_kind(opened)
         _check_effort(opened, content, limits)
         plain = _is_plain(opened)
-        content_type = Image.MIME[opened.format or ""]
+        content_type = _content_type(opened)
         try:
             image = _plain(opened)
         except _BROKEN as exc:
@@ -128,10 +128,12 @@ def _check_kind(opened: Image.Image) -> None:
         raise PictureRefused(f"pixels of the kind {opened.mode} are not taken; save it with 8 or 16 bits a channel")
 
 
-def _check_effort(opened: Image.Image, content: bytes, limits: Limits) -> None:
-    """A small picture can still cost much: a JPEG of endless scans, a TIFF whose tiles are larger than itself."""
-    if opened.format == "JPEG" and content.count(b"\xff\xda") > _JPEG_SCANS:
+def _check_effort(opened: ImageFile.ImageFile, content: bytes, limits: Limits) -> None:
+    """A small picture can still cost much: endless scans, tiles larger than itself, a decoder written in Python."""
+    if _content_type(opened) == "image/jpeg" and content.count(b"\xff\xda") > _JPEG_SCANS:
         raise PictureRefused(f"the JPEG has more than {_JPEG_SCANS} scans")
+    if any(tile.codec_name == "bmp_rle" for tile in opened.tile):
+        raise PictureRefused("a BMP that is compressed is not taken; send a PNG")
     if opened.format == "TIFF":
         tags = getattr(opened, "tag_v2", {})
         width, length = tags.get(_TILE_WIDTH, 0), tags.get(_TILE_LENGTH, 0)
@@ -141,6 +143,11 @@ def _check_effort(opened: Image.Image, content: bytes, limits: Limits) -> None:
 
 def _fits(width: object, length: object, limits: Limits) -> bool:
     return isinstance(width, int) and isinstance(length, int) and width * length <= limits.max_megapixels * 1_000_000
+
+
+def _content_type(opened: Image.Image) -> str:
+    # What phones store as several JPEGs in one file is a JPEG to whoever reads the first.
+    return "image/jpeg" if opened.format == "MPO" else Image.MIME[opened.format or ""]
 
 
 def _is_plain(opened: ImageFile.ImageFile) -> bool:
@@ -166,7 +173,7 @@ def _plain(opened: ImageFile.ImageFile) -> Image.Image:
         image = _in_srgb(image, profile)
     if image.mode in ("RGB", "RGBA") and "transparency" not in image.info:
         # A plain Image, not the plugin's class with the file behind it.
-        return image.copy()
+        return image.copy() if isinstance(image, ImageFile.ImageFile) else image
     return image.convert("RGBA" if image.has_transparency_data else "RGB")
 
 

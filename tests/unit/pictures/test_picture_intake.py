@@ -122,6 +122,22 @@ def test_of_an_animation_the_first_frame_counts(kind: str) -> None:
     assert not picture.plain
 
 
+def test_several_jpegs_in_one_file_are_a_jpeg() -> None:
+    """As many phones store a photograph with its preview or depth: the first is the picture."""
+    content = file_of(Image.new("RGB", (16, 16), "red"), "MPO", save_all=True, append_images=[Image.new("RGB", (8, 8))])
+    picture = examine(content, LIMITS)
+    assert (picture.content_type, picture.image.size, picture.plain) == ("image/jpeg", (16, 16), False)
+
+
+def test_a_compressed_bmp_is_refused() -> None:
+    """Its decoder is so slow that a small file would keep a thread for long."""
+    header = struct.pack("<2sIHHI", b"BM", 60, 0, 0, 54) + struct.pack("<IiiHHIIiiII", 40, 8, 8, 1, 8, 1, 6, 0, 0, 1, 0)
+    with pytest.raises(PictureRefused, match="BMP that is compressed"):
+        read_picture(
+            header[:10] + struct.pack("<I", 58) + header[14:] + bytes(4) + b"\x08\x00" * 8 + b"\x00\x01", LIMITS
+        )
+
+
 def foreign_profile() -> bytes:
     """A profile in which red and green have changed places."""
     profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
@@ -140,6 +156,12 @@ def test_a_colour_profile_is_applied() -> None:
     assert green > 250
     assert max(red, blue) < 5
     assert not picture.plain
+
+
+def test_a_colour_profile_leaves_transparency_alone() -> None:
+    """Colours are translated, alpha is not."""
+    image = Image.new("RGBA", (8, 8), (255, 0, 0, 99))
+    assert read_picture(file_of(image, "PNG", icc_profile=foreign_profile()), LIMITS).getpixel((4, 4))[3] == 99
 
 
 def test_srgb_and_a_broken_profile_change_nothing() -> None:
