@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 
 from engines.diffusers.errors import LoadFailed
 from engines.diffusers.faults import is_out_of_memory
-from engines.diffusers.memory import DeviceMemory, HostMemory, Memory
+from engines.diffusers.memory import DeviceMemory, Memory, host_memory
 from engines.diffusers.options import EngineOptions
 
 SUFFIXES: Final = (".safetensors", ".pth", ".ckpt")
@@ -170,9 +170,7 @@ def load_upscaler(path: Path, options: EngineOptions, memory: Memory | None = No
 def _memory(options: EngineOptions) -> Memory:
     if options.device == "cuda":
         return DeviceMemory(options.memory_mib)
-    memory = HostMemory(options.memory_mib)
-    memory.loaded()
-    return memory
+    return host_memory(options.memory_mib)
 
 
 def _weights(path: Path) -> Path:

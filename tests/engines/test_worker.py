@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import ImageChops
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
+from PIL import ImageChops
 from safetensors.torch import save_file
 
 from engines.diffusers.errors import LoadFailed
@@ -134,7 +134,7 @@ def test_sleep_frees_and_waking_continues(worker: PipelineWorker) -> None:
     got = heard.end()
     assert isinstance(got, Finished)
     # Alone or in a batch with `late` may round one pixel's value the other way.
-    assert max(high for _, high in ImageChops.difference(got.image, expected.image).getextrema()) <= 1
+    assert not ImageChops.difference(got.image, expected.image).convert("L").point(lambda value: value > 1).getbbox()
     assert isinstance(late.end(), Finished)
 
 
@@ -209,7 +209,7 @@ def test_waking_without_the_model_folder_fails_and_can_be_tried_again(model: Pat
 
 def test_no_model_folder(tmp_path: Path) -> None:
     """The cause is named."""
-    with pytest.raises(LoadFailed, match="no model_index.json"):
+    with pytest.raises(LoadFailed, match="it has no model_index"):
         start_worker(tmp_path, EngineOptions())
 
 
