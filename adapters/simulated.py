@@ -35,7 +35,7 @@ class SimulatedAdapter:
     def batching(self, model: ModelLaunch) -> Batching:
         mode: _Mode = _MODES.get(str(model.options.get("batching")), "continuous")
         linger = model.options.get("linger_seconds", 0.0)
-        return Batching(mode, model.max_concurrency, float(linger))
+        return Batching(mode, model.max_batch_size or model.max_concurrency, float(linger))
 
     def rows(self, path: str, fields: Mapping[str, object]) -> int:
         return image_rows(fields) if path in _IMAGE_PATHS else 1

@@ -95,9 +95,11 @@ without a GPU it is main memory."""
     priority: Annotated[Whole, Field(ge=0, le=100)] = DEFAULT_PRIORITY
     """Which model of a kind is preferred, and the default priority of its requests: 0 to 100, higher goes first."""
     max_batch_size: Annotated[Whole, Field(ge=1)] | None = None
-    """Most requests the engine computes together. null: as many as `max_concurrency`."""
+    """Most rows the engine computes together: on diffusers, images in one batch. null: as many as `max_concurrency`. \
+vLLM batches by itself, up to `max_concurrency`."""
     max_concurrency: Annotated[Whole, Field(ge=1, le=4096)] = Field(default_factory=_concurrency)
-    """Slots: requests a replica works on at the same time. Default: `max_batch_size` if given, else 8."""
+    """Slots: requests a replica is sent at the same time, each image counting as one. On diffusers more than \
+`max_batch_size` keeps the next ones ready in the engine. Default: `max_batch_size` if given, else 8."""
     min_replicas: Annotated[Whole, Field(ge=0, le=1)] = 0
     """1: start it at once and again after a failure. 0: start it when a request comes."""
     pinned: Flag = False
