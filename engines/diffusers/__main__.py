@@ -107,11 +107,21 @@ def load_pipeline(model_path: Path, options: EngineOptions) -> PipelineWorker:
 
 
 class _Server(uvicorn.Server):
-    """Leaves the signals to us: we drain first."""
+    """Leaves the signals to us, for we drain first, and says when it listens."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for sock in sockets or ():
+            log.info("Serving on %s", _address(sock))
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         yield
+
+
+def _address(sock: socket.socket) -> str:
+    name = sock.getsockname()
+    return f"unix:{name}" if isinstance(name, str) else f"http://{name[0]}:{name[1]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +143,7 @@ def _engine(arguments: argparse.Namespace, loaded: Loaded) -> Engine:
     options: EngineOptions = arguments.options
     metrics = Metrics(loaded.worker)
     results = KeptResults(options.keep_results_seconds, options.keep_results_mib)
+    metrics.watch_kept(lambda: results.mib)
     return Engine(
         models=tuple(arguments.model),
         options=options,
@@ -153,13 +164,9 @@ async def _serve(arguments: argparse.Namespace, loaded: Loaded, sock: socket.soc
         asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, None)
     server = _server(engine)
     serving = asyncio.create_task(server.serve([sock]))
-    name = sock.getsockname()
-    log.info(
-        "Serving %s on %s",
-        ", ".join(arguments.model),
-        f"unix:{name}" if isinstance(name, str) else f"http://{name[0]}:{name[1]}",
-    )
-    await signals.get()
+    signalled = asyncio.create_task(signals.get())
+    await asyncio.wait({serving, signalled}, return_when=asyncio.FIRST_COMPLETED)
+    signalled.cancel()
     log.info("Shutting down")
     if not await _drained(engine.requests, arguments.grace_seconds, signals):
         engine.requests.break_off()
@@ -212,7 +219,8 @@ def main(argv: list[str], loaders: Loaders = Loaders()) -> int:
         log.error("cannot listen on %s: %s", arguments.uds or f"{arguments.host}:{arguments.port}", exc)
         return 1
     inode = Path(arguments.uds).stat().st_ino if arguments.uds else None
-    signal.signal(signal.SIGTERM, lambda *_: _leave(arguments.uds, inode))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: _leave(arguments.uds, inode))
     try:
         return _run(arguments, sock, loaders)
     finally:

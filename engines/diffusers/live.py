@@ -108,13 +108,18 @@ class LiveRequests:
         started_at = monotonic()
         try:
             outcome = await self._outcome(live)
-            self._results.keep(live.id, outcome)
+            self._keep(live.id, outcome)
             self._metrics.ended(live.work.kind, outcome.state.status, monotonic() - started_at)
             return outcome
         finally:
             del self._live[live.id]
             if not self._live:
                 self._idle.set()
+
+    def _keep(self, request_id: str, outcome: Outcome) -> None:
+        """And see to it that its memory is free in time, even if nobody calls any more."""
+        self._results.keep(request_id, outcome)
+        asyncio.get_running_loop().call_later(self._results.seconds + 1, self._results.expire)
 
     async def _outcome(self, live: LiveRequest) -> Outcome:
         try:

@@ -1,8 +1,8 @@
 """The Prometheus page: the worker's counters read at each scrape, and how long requests took."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -23,6 +23,11 @@ class Metrics:
         self._seconds = self._histogram("diffusers_request_seconds", "From the first byte to the answer")
         self._first_step = self._histogram("diffusers_first_step_seconds", "Until the first step of a request was over")
         self._encoding = self._histogram("diffusers_encoding_seconds", "To encode one picture")
+
+    def watch_kept(self, kept_mib: Callable[[], float]) -> None:
+        """Show how much memory the kept results take."""
+        gauge = Gauge("diffusers_kept_results_mib", "Memory of kept results", registry=self._registry)
+        gauge.set_function(kept_mib)
 
     def _histogram(self, name: str, meaning: str) -> Histogram:
         return Histogram(name, meaning, ("kind",), buckets=_SECONDS, registry=self._registry)

@@ -22,7 +22,7 @@ class KeptResults:
     """Forgets the oldest first. Belongs to the event loop."""
 
     def __init__(self, seconds: float, limit_mib: int, clock: Callable[[], float] = monotonic) -> None:
-        self._seconds = seconds
+        self.seconds = seconds
         self._limit_bytes = limit_mib * 2**20
         self._clock = clock
         self._kept: OrderedDict[str, tuple[float, Outcome]] = OrderedDict()
@@ -31,8 +31,8 @@ class KeptResults:
     def keep(self, request_id: str, outcome: Outcome) -> None:
         """In place of what was kept under this id; an answer larger than the whole memory is not kept."""
         self.drop(request_id)
-        if len(outcome.content) <= self._limit_bytes and self._seconds > 0:
-            self._kept[request_id] = (self._clock() + self._seconds, outcome)
+        if len(outcome.content) <= self._limit_bytes and self.seconds > 0:
+            self._kept[request_id] = (self._clock() + self.seconds, outcome)
             self._bytes += len(outcome.content)
         self.expire()
 

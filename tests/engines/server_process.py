@@ -49,7 +49,7 @@ class ServerProcess:
                 self._ended = True
             else:
                 self.log.append(line)
-                if found := re.search(r"Serving .* on (unix:|http:)(\S+)$", line):
+                if found := re.search(r"Serving on (unix:|http:)(\S+)$", line):
                     self.address = found[2] if found[1] == "unix:" else f"http:{found[2]}"
             self._changed.notify_all()
 
@@ -60,7 +60,7 @@ class ServerProcess:
             assert any(text in line for line in self.log), "\n".join(self.log)
 
     def wait_until_ready(self) -> "ServerProcess":
-        self.wait_for("Serving ")
+        self.wait_for("Serving on ")
         return self
 
     def terminate(self) -> None:

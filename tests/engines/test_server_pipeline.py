@@ -2,10 +2,13 @@
 
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import openai
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageChops
 
 from tests.engines import tiny
@@ -13,6 +16,7 @@ from tests.engines.pictures_sent import data_url, flat, png, received
 from tests.engines.server_process import REAL, ServerProcess, server
 
 GENERATIONS = "/v1/images/generations"
+WHITE = (255, 255, 255)
 LONG = 900  # as good as endless: a cancelled request never gets there
 
 
@@ -93,6 +97,42 @@ def test_edits(client: httpx.Client) -> None:
     for more in ({"strength": 0.5}, {"mask": mask}, {"mask": mask, "strength": 0.6}):
         answer = client.post("/v1/images/edits", json=body | more)
         assert received(answer.json()).size == (64, 48), answer.text[:300]
+
+
+SIDES = st.sampled_from([8, 16, 24, 64, 72])
+DRAWINGS = st.fixed_dictionaries(
+    {"prompt": st.text(min_size=1, max_size=200).filter(str.strip), "size": st.builds("{}x{}".format, SIDES, SIDES)},
+    optional={
+        "scheduler": st.integers(0, 30),
+        "steps": st.integers(1, 5),
+        "guidance": st.sampled_from([0, 0.5, 1, 1.0001, 7, 100]),
+        "negative_prompt": st.text(max_size=20),
+        "seed": st.sampled_from([0, 2**32, 2**63 - 1]),
+        "partial_images": st.integers(0, 3),
+        "image": st.sampled_from([data_url(png(flat(WHITE, size))) for size in ((64, 64), (3, 50))]),
+        "strength": st.sampled_from([0.01, 0.5, 0.999, 1]),
+    },
+)
+
+
+@settings(deadline=None, max_examples=30, suppress_health_check=list(HealthCheck))
+@given(DRAWINGS, st.booleans())
+def test_whatever_passes_the_checks_is_drawn(client: httpx.Client, body: dict[str, Any], masked: bool) -> None:
+    """Any scheduler, few steps, edges of guidance, seed, size and strength: a picture, or a 400 about a field."""
+    names = client.get("/v1/pipeline").json()["schedulers"]
+    body["steps"] = body.get("steps", 2)
+    body["stream"] = "partial_images" in body
+    if "scheduler" in body:
+        body["scheduler"] = names[body["scheduler"] % len(names)]
+    if masked and "image" in body:
+        body["mask"] = body["image"]
+    answer = client.post("/v1/images/edits" if "image" in body else GENERATIONS, json=body)
+    if answer.status_code != 200:
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "strength"), answer.text
+        return
+    assert "event: error" not in answer.text, answer.text[-500:]
+    if not body["stream"]:
+        assert answer.json()["size"] == body["size"]
 
 
 def test_hanging_up_frees_the_pipeline(client: httpx.Client, process: ServerProcess) -> None:
