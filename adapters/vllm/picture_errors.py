@@ -11,7 +11,7 @@ _INSIDE = "pictures must come inside the request, as data: URLs in base64"
 
 
 class PictureFault(NamedTuple):
-    """What is wrong with a picture, as the caller can mend it; `code` is one of OpenAI's."""
+    """What is wrong with a picture, as the caller can mend it; `code` is what our own intake says."""
 
     message: str
     code: str
@@ -27,7 +27,7 @@ def _says(text: str) -> _Told:
 _FAULTS: tuple[tuple[re.Pattern[str], str, _Told], ...] = (
     (
         re.compile(r"^At most 0 (\w+)\(s\) may be provided in one prompt"),
-        "unsupported_content",
+        "unsupported_media",
         lambda found: f"this model takes no {found[1]}",
     ),
     (
@@ -37,45 +37,45 @@ _FAULTS: tuple[tuple[re.Pattern[str], str, _Told], ...] = (
     ),
     (
         re.compile(r"^Image dimensions (\d+x\d+) \(\d+ pixels\) exceed the maximum of (\d+) pixels"),
-        "image_too_large",
+        "invalid_image",
         lambda found: f"the picture is {found[1]} pixels; this model takes at most {int(found[2]) / 1e6:g} megapixels",
     ),
     (
         re.compile(r"^Image size \((\d+) pixels\) exceeds limit of \d+ pixels, could be decompression bomb"),
-        "image_too_large",
+        "invalid_image",
         lambda found: f"the picture has {int(found[1]) / 1e6:g} megapixels, more than any decoder takes",
     ),
     (
         re.compile(r"^Failed to load image: image file is truncated"),
-        "image_parse_error",
+        "invalid_image",
         _says("the picture is cut short"),
     ),
     (
         re.compile(r"^Failed to load image: cannot identify image file"),
-        "image_parse_error",
+        "invalid_image",
         _says("this is no picture of a known format"),
     ),
     (
         re.compile(r"^Failed to load image: (.*)"),
-        "image_parse_error",
+        "invalid_image",
         lambda found: f"cannot read the picture: {found[1]}",
     ),
     (
         re.compile(r"^(?:Non-base64 digit found|Incorrect padding|Invalid base64)"),
-        "invalid_base64_image",
+        "invalid_image",
         _says("the picture's data: URL is not base64"),
     ),
-    (re.compile(r"^Only base64 data URLs are supported"), "invalid_base64_image", _says(_INSIDE)),
+    (re.compile(r"^Only base64 data URLs are supported"), "invalid_image", _says(_INSIDE)),
     (
         re.compile(
             r"^(?:The URL must be from one of the allowed domains|Cannot load local files|The URL must be either)"
         ),
-        "invalid_image_url",
+        "invalid_image",
         _says(_INSIDE),
     ),
     (
         re.compile(r"is not a multimodal model|does not support multimodal inputs", re.IGNORECASE),
-        "image_not_supported",
+        "images_not_supported",
         _says("this model takes no pictures"),
     ),
 )

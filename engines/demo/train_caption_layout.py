@@ -123,6 +123,7 @@ def save_folder(model: LlavaForConditionalGeneration, tokenizer: PreTrainedToken
     tokenizer.save_pretrained(folder)
     weights = {_published_name(name): value.half().contiguous() for name, value in model.state_dict().items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)
     config = {**model.config.to_dict(), "architectures": ["LlavaForConditionalGeneration"], "dtype": "float16"}
     _write(folder / "config.json", config)
     # Whatever temperature a client asks for: the model has one answer, and it is the likeliest one.
