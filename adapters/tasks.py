@@ -4,7 +4,6 @@ Parameters pass to the engine, which judges them; only names that the mapping it
 """
 
 import base64
-import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -116,9 +115,9 @@ def openai_result(task: Task, body: bytes) -> TaskResult:
         answer = orjson.loads(body)
         usage = _usage(answer.get("usage"))
         if isinstance(task, TextToText | ImageToText):
-            return TaskResult(text=answer["choices"][0]["message"].get("content") or "", usage=usage)
+            return TaskResult(text=_text(answer["choices"][0]["message"].get("content")), usage=usage)
         pictures = tuple(_picture(each["b64_json"]) for each in answer["data"])
-    except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError, binascii.Error) as exc:
+    except (ValueError, LookupError, TypeError, AttributeError) as exc:
         raise EngineProtocolError(f"the engine's answer cannot be read: {type(exc).__name__}") from exc
     if not pictures:
         raise EngineProtocolError("the engine's answer holds no picture")
@@ -190,6 +189,13 @@ def _check(parameters: Fields, ours: frozenset[str]) -> None:
 
 def _data_url(picture: Picture) -> str:
     return f"data:{picture.content_type};base64,{base64.b64encode(picture.content).decode()}"
+
+
+def _text(content: object) -> str:
+    """None is what a model says that only called tools."""
+    if content is not None and not isinstance(content, str):
+        raise TypeError("the content is no text")
+    return content or ""
 
 
 def _picture(coded: str) -> Picture:

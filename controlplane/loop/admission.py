@@ -27,7 +27,8 @@ class Ask(NamedTuple):
 
     `body_for` returns the body to pass on, given the name the engine knows the
     model by, or None when the caller's own name will do. `fields` are the body's
-    own, for engines that batch by them.
+    own, for engines that batch by them. `entered_by` is the path the caller used,
+    where that is not the engine's.
     """
 
     method: str
@@ -41,6 +42,7 @@ class Ask(NamedTuple):
     deadline_seconds: float | None
     client: str | None
     fields: Mapping[str, object] = MappingProxyType({})
+    entered_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +168,9 @@ class Admission:
             stream=ask.stream,
         )
         kind = _kind(spec.types, ask.types) or spec.types[0]
+        entered_by = ask.entered_by or ask.path
         journal = RequestAccepted(
-            request_id, ask.path, kind, spec.model_id, priority, now, ask.client, ask.stream, deadline_at
+            request_id, entered_by, kind, spec.model_id, priority, now, ask.client, ask.stream, deadline_at
         )
         self._around.store.journal_accepted(journal)
         head = RequestHead(request_id, spec.model_id, priority, now, deadline_at)

@@ -102,6 +102,7 @@ async def test_text_to_text(service: Service, name: str | None, served: str) -> 
     assert fields["model"] == served
     row = await service.request(fields["request_id"])
     assert (row["model_id"], row["priority"], row["type"], row["outcome"]) == (served, 70, "text2text", "succeeded")
+    assert row["path"] == TEXT
     assert abs(row["created_at"] - fields["created_at"]) < 0.01
 
 

@@ -4,7 +4,6 @@ Pictures that are wanted as URLs become artifacts; engines are only ever asked f
 """
 
 import base64
-import binascii
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -146,7 +145,7 @@ def _parsed(body: bytes) -> dict[str, Any]:
 def _content(coded: object) -> bytes:
     try:
         return base64.b64decode(coded if isinstance(coded, str) else "", validate=True)
-    except binascii.Error as exc:
+    except ValueError as exc:
         raise rejections.aborted("the engine's answer holds a picture that is not base64") from exc
 
 

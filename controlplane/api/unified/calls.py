@@ -44,6 +44,7 @@ class UnifiedCalls:
                 deadline_seconds=asked.deadline_seconds,
                 client=client.name,
                 fields=call.fields,
+                entered_by=path,
             )
             exchange = self._admission.admit(ask)
         except TaskRefused as exc:
