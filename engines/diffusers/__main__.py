@@ -192,7 +192,10 @@ def _load(arguments: argparse.Namespace, loaders: Loaders) -> Loaded:
     options: EngineOptions = arguments.options
     path: Path | None = arguments.model_path
     upscaler = loaders.upscaler(Path(options.upscaler), options) if options.upscaler else None
-    return Loaded(loaders.pipeline(path, options) if path else None, upscaler)
+    if path is None:
+        return Loaded(None, upscaler)
+    log.info("Loading pipeline %s", path)
+    return Loaded(loaders.pipeline(path, options), upscaler)
 
 
 def _run(arguments: argparse.Namespace, sock: socket.socket, loaders: Loaders) -> int:

@@ -28,5 +28,5 @@ async def draw(request: Request, engine: Engine, who: Caller, drawing: Drawing, 
     """Start a checked drawing, and answer as its caller asked."""
     ticket = Ticket(who.request_id, who.priority)
     work = DrawingWork(ticket, drawing, engine, kind)
-    live = engine.requests.start(who.request_id, work)
+    live = await engine.requests.start(who.request_id, work)
     return streamed(live, work.frames, who) if drawing.stream else await whole(request, live, who)

@@ -11,7 +11,7 @@ from typing import Protocol
 from engines.diffusers.metrics import Metrics
 from engines.diffusers.refusals import CANCELLED_STATUS, Refused, closing, conflict, full, not_found
 from engines.diffusers.results import KeptResults, Outcome
-from engines.diffusers.wire import RequestState, RequestStatus
+from engines.diffusers.wire import REQUEST_ID, RequestState, RequestStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +89,10 @@ class LiveRequests:
         if self.closing:
             raise closing()
 
-    def start(self, request_id: str, work: Work) -> LiveRequest:
+    async def start(self, request_id: str, work: Work) -> LiveRequest:
         """Run `work` under this id, in place of what was kept under it. Raises `Refused`."""
+        await self._end_of_cancelled(request_id)
         self.check_open()
-        if request_id in self._live:
-            raise conflict(f"a request with the id {request_id} is under way", "request_id_in_use", "X-Request-Id")
         waiting = sum(each.work.progress().images_total for each in self._live.values())
         if waiting + work.progress().images_total > self._max_waiting:
             raise full(self._max_waiting)
@@ -103,6 +102,13 @@ class LiveRequests:
         self._idle.clear()
         live.task = asyncio.create_task(self._conduct(live))
         return live
+
+    async def _end_of_cancelled(self, request_id: str) -> None:
+        """Who was cancelled holds its id until its step is over; nobody else gives it up. Raises `Refused`."""
+        while other := self._live.get(request_id):
+            if not other.cancelling:
+                raise conflict(f"a request with the id {request_id} is under way", "request_id_in_use", REQUEST_ID)
+            await asyncio.wait({other.task})
 
     async def _conduct(self, live: LiveRequest) -> Outcome:
         started_at = monotonic()

@@ -29,7 +29,7 @@ async def process(request: Request) -> Response:
     engine.requests.check_open()
     body, content = await _read(request, engine)
     engine.check_model(body.model)
-    live = engine.requests.start(who.request_id, ProcessingWork(_asked(body), content, engine))
+    live = await engine.requests.start(who.request_id, ProcessingWork(_asked(body), content, engine))
     return await whole(request, live, who)
 
 

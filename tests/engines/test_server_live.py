@@ -147,6 +147,13 @@ def test_an_id_is_used_once_at_a_time(client: httpx.Client, process: ServerProce
     assert client.get("/v1/requests/twice").json()["status"] == "finished"
 
 
+def test_a_cancelled_id_is_free_at_once(client: httpx.Client, process: ServerProcess) -> None:
+    """Who cancels may send again under the same id: the new request waits for the end of the old one."""
+    with drawing(client, "again"), process.client() as other:
+        assert other.delete("/v1/requests/again").json()["status"] == "cancelling"
+        assert draw(other, **{"X-Request-Id": "again"}).status_code == 200
+
+
 def test_priority_goes_first(client: httpx.Client, process: ServerProcess) -> None:
     """A request with a higher X-Priority is drawn while a lower one waits."""
     with drawing(client, "low", **{"X-Priority": "10"}), process.client() as other:
