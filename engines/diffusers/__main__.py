@@ -134,7 +134,13 @@ class Loaders:
 
 def _server(engine: Engine) -> _Server:
     config = uvicorn.Config(
-        application(engine), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=5
+        application(engine),
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        # Longer than callers keep theirs: closed by them, a connection never breaks under a request.
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=5,
     )
     return _Server(config)
 

@@ -22,7 +22,7 @@ from engines.diffusers.wire import REQUEST_ID
 
 def application(engine: Engine) -> Starlette:
     """The ASGI application around one engine."""
-    app = Starlette(routes=_ROUTES, exception_handlers={Refused: _refused, HTTPException: _http, Exception: _broken})
+    app = Starlette(routes=ROUTES, exception_handlers={Refused: _refused, HTTPException: _http, Exception: _broken})
     app.add_middleware(BodyLimit, limit_mib=engine.options.max_upload_mib)
     app.state.engine = engine
     return app
@@ -100,7 +100,7 @@ async def _broken(_request: Request, _exc: Exception) -> Response:
     return Response(refused.content(), 500, refused.headers(), "application/json")
 
 
-_ROUTES = [
+ROUTES = [
     Route("/v1/images/generations", generate, methods=["POST"]),
     Route("/v1/images/edits", edit, methods=["POST"]),
     Route("/v1/images/process", process, methods=["POST"]),

@@ -4,6 +4,7 @@ A task does not belong to the connection that asked for it; connections.py decid
 """
 
 import asyncio
+import logging
 from dataclasses import dataclass
 from time import monotonic, time
 from typing import Protocol
@@ -12,6 +13,8 @@ from engines.diffusers.metrics import Metrics
 from engines.diffusers.refusals import CANCELLED_STATUS, Refused, closing, conflict, full, not_found
 from engines.diffusers.results import KeptResults, Outcome
 from engines.diffusers.wire import REQUEST_ID, RequestState, RequestStatus
+
+log = logging.getLogger("diffusers_engine")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +118,21 @@ class LiveRequests:
         try:
             outcome = await self._outcome(live)
             self._keep(live.id, outcome)
-            self._metrics.ended(live.work.kind, outcome.state.status, monotonic() - started_at)
+            self._note(live, outcome, monotonic() - started_at)
             return outcome
         finally:
             del self._live[live.id]
             if not self._live:
                 self._idle.set()
+
+    def _note(self, live: LiveRequest, outcome: Outcome, seconds: float) -> None:
+        ended = outcome.state
+        self._metrics.ended(live.work.kind, ended.status, seconds)
+        told = f"{live.work.kind} {live.id} {ended.status} after {seconds:.2f} s and {ended.steps_done} steps"
+        if ended.status == "failed":
+            log.warning("%s: %s", told, outcome.content.decode())
+        else:
+            log.info("%s", told)
 
     def _keep(self, request_id: str, outcome: Outcome) -> None:
         """And see to it that its memory is free in time, even if nobody calls any more."""

@@ -199,7 +199,7 @@ def start_painter(model_path: Path, options: EngineOptions) -> Painter:
 
 
 class Sharpener:
-    """An upscaler that leaves a red mark; a picture that is wholly black it says not to fit into memory."""
+    """An upscaler that leaves a red mark; wholly black does not fit into its memory, wholly white takes forever."""
 
     name = "sharpener-x4"
 
@@ -207,6 +207,9 @@ class Sharpener:
         check_wanted()
         if image.convert("L").getextrema() == (0, 0):
             raise MemoryError("black does not fit")
+        while image.convert("L").getextrema() == (255, 255):
+            threading.Event().wait(STEP_SECONDS)
+            check_wanted()
         grown = image.resize(size)
         grown.putpixel((0, 0), (255, 0, 0))
         return grown

@@ -1,5 +1,6 @@
 """Upscaling where a learned upscaler is configured, here one that leaves a mark."""
 
+import threading
 from collections.abc import Iterator
 
 import httpx
@@ -34,6 +35,26 @@ def test_memory_that_runs_short_fails_one_request(client: httpx.Client) -> None:
     """Out of memory is a 507 with its code, and the next picture is upscaled."""
     answer = ask(client, "upscale", (0, 0, 0))
     assert (answer.status_code, answer.json()["error"]["code"]) == (507, "out_of_memory")
+    assert ask(client, "upscale").status_code == 200
+
+
+def test_while_it_upscales_everything_else_goes_on(client: httpx.Client) -> None:
+    """A long upscaling keeps neither health nor other operations waiting, and ends when it is cancelled."""
+    body = {"operation": "upscale", "image": data_url(png(flat((255, 255, 255))))}
+    answers: list[httpx.Response] = []
+    headers = {"X-Request-Id": "long"}
+    caller = threading.Thread(
+        target=lambda: answers.append(client.post("/v1/images/process", json=body, headers=headers))
+    )
+    caller.start()
+    while client.get("/v1/requests/long").status_code != 200:
+        pass
+    assert client.get("/health").status_code == 200
+    for _ in range(5):
+        assert ask(client, "resize").status_code == 200
+    assert client.delete("/v1/requests/long").json()["status"] == "cancelling"
+    caller.join()
+    assert (answers[0].status_code, answers[0].json()["error"]["code"]) == (499, "cancelled")
     assert ask(client, "upscale").status_code == 200
 
 
