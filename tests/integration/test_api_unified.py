@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
+from any_bodies import UNIFIED_BODIES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -351,31 +352,6 @@ async def test_only_post_is_taken(service: Service, path: str) -> None:
 
 # Whatever comes, the caller gets an answer by the names or an error by the names, never a failure of ours.
 
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
-JSON = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3))
-PARAMETERS = st.dictionaries(
-    st.sampled_from(["n", "size", "steps", "seed", "guidance", "scheduler", "width", "height", "scale", "max_tokens"]),
-    st.integers(-2, 70) | JSON,
-    max_size=4,
-)
-FIELDS = st.fixed_dictionaries(
-    {},
-    optional={
-        "model": st.sampled_from(["chat", "draw", "see", "change"]) | JSON,
-        "prompt": st.just("x") | JSON,
-        "negative_prompt": JSON,
-        "image": st.just(data_url(png((8, 8)))) | JSON,
-        "image_path": st.just("sub/red.png") | JSON,
-        "operation": st.sampled_from(["upscale", "resize", "blur"]) | JSON,
-        "parameters": PARAMETERS | JSON,
-        "priority": st.integers(-5, 105) | JSON,
-        "deadline_seconds": st.just(20) | JSON,
-        "wait": st.booleans() | JSON,
-        "type": JSON,
-    },
-)
-BODIES = st.binary(max_size=200) | FIELDS.map(json.dumps).map(str.encode)
-
 
 @pytest.fixture(scope="module")
 def plain(service: Service) -> Iterator[httpx.Client]:
@@ -383,7 +359,7 @@ def plain(service: Service) -> Iterator[httpx.Client]:
         yield client
 
 
-@given(path=st.sampled_from(sorted(PATHS)), body=BODIES)
+@given(path=st.sampled_from(sorted(PATHS)), body=UNIFIED_BODIES)
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def _any_body_is_answered(plain: httpx.Client, path: str, body: bytes) -> None:
     answer = plain.post(path, content=body)
