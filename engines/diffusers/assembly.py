@@ -15,6 +15,7 @@ from engines.diffusers.memory import DeviceMemory, Memory, host_memory
 from engines.diffusers.options import EngineOptions
 from engines.diffusers.pipelines import Pipelines, facts, parameters
 from engines.diffusers.residence import HostMemoryHeld, ReadAgain, Residence
+from engines.diffusers.runs import Preparation
 from engines.diffusers.step_batcher import StepBatcher
 from engines.diffusers.tally import Batcher
 from engines.diffusers.whole_call import CallBatcher
@@ -55,14 +56,15 @@ def _assembled(
     boundary: Callable[[], None],
 ) -> Loaded:
     family = family_of(type(pipelines.draw).__name__)
+    negative = "negative_prompt" in parameters(pipelines.draw)
+    negative = negative and (family is None or family.takes_negative_prompt(pipelines.draw))
     batching = why(type(pipelines.draw).__name__, family, options)
     if family is not None and batching[0] == "step":
         encodings = Encodings(options.encodings_cached)
-        negative = family.takes_negative_prompt(pipelines.draw)
-        batcher: Batcher = StepBatcher(pipelines, family, memory, encodings, options.max_batch_size, options.scheduler)
+        preparation = Preparation(pipelines, family, encodings, options.scheduler)
+        batcher: Batcher = StepBatcher(preparation, memory, options.max_batch_size)
     else:
         most = 1 if options.batching == "none" else options.max_batch_size
-        negative = "negative_prompt" in parameters(pipelines.draw)
         batcher = CallBatcher(pipelines, memory, most, options.scheduler, boundary)
     return Loaded(facts(pipelines, options, batching, negative), batcher, memory, residence)
 

@@ -1,19 +1,35 @@
-"""Remembers what prompts were encoded to, least recently used out first. Sits before a pipeline's `encode_prompt`."""
+"""Remembers what prompts were encoded to, least recently used out first. Sits before a pipeline's `encode_prompt`.
+
+Kept in host memory: a few hundred prompts of a large text encoder are a gigabyte, which the device has better uses for.
+"""
 
 import inspect
 from collections import OrderedDict
 from collections.abc import Hashable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_leaves, tree_map
+
+MOST_BYTES = 512 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    value: Any
+    device: torch.device
+    size: int
 
 
 class Encodings:
-    """At most `most` results, by pipeline class and arguments. For one thread."""
+    """At most `most` results and `most_bytes`, by pipeline class and arguments. For one thread."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, most_bytes: int = MOST_BYTES) -> None:
         self._most = most
-        self._known: OrderedDict[Hashable, Any] = OrderedDict()
+        self._most_bytes = most_bytes
+        self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()
+        self._bytes = 0
         self.hits_total = 0
 
     def before(self, pipeline: Any) -> Any:
@@ -25,24 +41,29 @@ class Encodings:
             given = signature.bind(pipeline, *positional, **named)
             given.apply_defaults()
             key = _key(type(pipeline).__name__, dict(given.arguments))
-            return self._answer(key, lambda: encode(pipeline, *positional, **named))
+            known = self._kept.get(key)
+            if known is None:
+                return self._keep(key, encode(pipeline, *positional, **named))
+            self._kept.move_to_end(key)
+            self.hits_total += 1
+            return _on(known.device, known.value)
 
         return remembered
 
-    def clear(self) -> None:
-        self._known.clear()
+    def _keep(self, key: Hashable, value: Any) -> Any:
+        tensors = [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
+        if key is None or not tensors:
+            return value
+        kept = _Kept(_on(torch.device("cpu"), value), tensors[0].device, sum(tensor.nbytes for tensor in tensors))
+        self._kept[key] = kept
+        self._bytes += kept.size
+        while len(self._kept) > self._most or self._bytes > self._most_bytes:
+            self._bytes -= self._kept.popitem(last=False)[1].size
+        return value
 
-    def _answer(self, key: Hashable, encode: Any) -> Any:
-        if key is None or self._most == 0:
-            return encode()
-        if key in self._known:
-            self._known.move_to_end(key)
-            self.hits_total += 1
-            return self._known[key]
-        result = self._known[key] = encode()
-        if len(self._known) > self._most:
-            self._known.popitem(last=False)
-        return result
+
+def _on(device: torch.device, value: Any) -> Any:
+    return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, torch.Tensor) else leaf, value)
 
 
 def _key(pipeline: str, arguments: dict[str, Any]) -> Hashable:

@@ -43,6 +43,9 @@ def attempt(action: Callable[[], T]) -> T | Fault:
         return action()
     except InvalidJob as error:
         return Fault(FailureKind.INVALID, str(error), error.param)
+    except torch.AcceleratorError:
+        # The device is of no more use to this process: let the thread end, so that the engine is replaced.
+        raise
     except Exception as error:  # noqa: BLE001 the one place around one step
         if is_out_of_memory(error):
             return Fault(FailureKind.OUT_OF_MEMORY, _one_line(error))

@@ -3,75 +3,35 @@
 It starts sessions, asks order.py who goes together, makes the call, and gives every session its part of the answer.
 """
 
-import inspect
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from PIL.Image import Image
 
-from engines.diffusers import previews, schedulers
 from engines.diffusers.batch import denoise_together
-from engines.diffusers.encodings import Encodings
-from engines.diffusers.families.rows import RowFamily
-from engines.diffusers.faults import Fault, InvalidJob, attempt
-from engines.diffusers.jobs import Cancelled, FailureKind, Finished, ImageJob, JobEvent, OnEvent, Preview, Stepped
+from engines.diffusers.faults import Fault, attempt
+from engines.diffusers.jobs import Cancelled, FailureKind, Finished, ImageJob, JobEvent, OnEvent
 from engines.diffusers.limits import RowLimits
 from engines.diffusers.memory import Memory
 from engines.diffusers.order import Claim, Place, displaced, next_call, to_start
-from engines.diffusers.pipelines import Pipelines, call_arguments, copy_for_one_job, parameters
-from engines.diffusers.session import DenoiserCall, Session, StandIn
+from engines.diffusers.runs import Preparation, Run
+from engines.diffusers.session import DenoiserCall
 from engines.diffusers.tally import Tally
 
 # Jobs started per row of a call: others of another key, or displaced, wait with their noise and text at hand.
 _STARTED_PER_ROW = 2
 
 
-@dataclass(slots=True, eq=False)
-class Run:
-    """One job from its arrival to its end."""
-
-    job: ImageJob
-    place: Place
-    emit: OnEvent
-    session: Session | None = None
-    key: Hashable = None
-    done: int = 0
-    total: int = 0
-    together: int = 0
-    latents: torch.Tensor | None = None
-    previews_sent: int = 0
-
-    @property
-    def decodes_next(self) -> bool:
-        """The next step is followed by the decoder, which takes more memory than any step."""
-        total = self.total or max(1, int(self.job.steps * (self.job.strength if self.job.image else 1)))
-        return self.done + 1 in (total, *previews.due_after(total, self.job.preview_count))
-
-
 class StepBatcher:
-    """`scheduler`: the name used where a job names none; None: the pipeline's own."""
+    """For one thread. At most `max_rows` jobs go through the denoiser together."""
 
-    def __init__(
-        self,
-        pipelines: Pipelines,
-        family: RowFamily,
-        memory: Memory,
-        encodings: Encodings,
-        max_rows: int,
-        scheduler: str | None = None,
-    ) -> None:
-        self._pipelines = pipelines
-        self._family = family
+    def __init__(self, preparation: Preparation, memory: Memory, max_rows: int) -> None:
+        self._preparation = preparation
+        self._family = preparation.family
         self._memory = memory
-        self._encodings = encodings
-        self._scheduler = scheduler
         self._max_rows = max_rows
         self._limits = RowLimits(max_rows)
-        self._denoiser = getattr(pipelines.draw, family.denoiser)
-        self._parameters = tuple(_forward_parameters(self._denoiser))
         self._runs: dict[Place, Run] = {}
         self._arrivals = 0
         self._last: tuple[Place, ...] = ()
@@ -119,18 +79,7 @@ class StepBatcher:
         started = [place for place, run in self._runs.items() if run.session is not None]
         for place in to_start(waiting, started, self._max_rows * _STARTED_PER_ROW):
             run = self._runs[place]
-            fault = self._tried(run, "start", partial(self._prepare, run))
-            if fault is not None:
-                self._fail(run, fault)
-
-    def _prepare(self, run: Run) -> None:
-        run.session = Session(self._drawing(run))
-        try:
-            run.session.start()
-        except ValueError as error:
-            # Before the first step, a pipeline raises it for nothing but its arguments.
-            raise InvalidJob(str(error), None) from error
-        self._settle(run)
+            self._move(run, "start", partial(self._preparation.start, run))
 
     def _choose(self) -> tuple[Claim, ...]:
         claims = [Claim(place, run.key) for place, run in self._runs.items() if run.session is not None]
@@ -152,39 +101,28 @@ class StepBatcher:
             run.together = len(calls)
             if isinstance(answer, Fault):
                 self._fail(run, answer)
-            else:
-                self._resume(run, answer)
+            elif run.session is not None:
+                self._move(run, "decode" if run.decodes_next else "step", partial(run.session.resume, answer))
 
-    def _resume(self, run: Run, answer: Any) -> None:
-        fault = self._tried(run, "decode" if run.decodes_next else "step", partial(self._continue, run, answer))
-        if fault is not None:
+    def _move(self, run: Run, phase: str, move: Callable[[], None]) -> None:
+        """Let the session run on; then it is at its next call, over, or failed."""
+        shape = (phase, run.job.width, run.job.height, run.job.image is None, run.job.mask is None)
+        fault = attempt(lambda: self._memory.within(shape, move))
+        if isinstance(fault, Fault):
             self._fail(run, fault)
-
-    def _continue(self, run: Run, answer: Any) -> None:
-        assert run.session is not None
-        run.session.resume(answer)
-        self._settle(run)
-
-    def _settle(self, run: Run) -> None:
-        """After the session has moved: over with an image, or at its next call."""
-        session = run.session
-        assert session is not None
-        if session.call is not None:
-            run.key = self._family.key(session.call, run.job)
             return
-        assert session.image is not None
+        assert run.session is not None
+        if run.session.call is not None:
+            run.key = self._family.key(run.session.call, run.job)
+            return
+        assert run.session.image is not None
         del self._runs[run.place]
         self.tally.images_total += 1
-        run.emit(Finished(session.image))
-
-    def _tried(self, run: Run, phase: str, action: Callable[[], None]) -> Fault | None:
-        shape = (phase, run.job.width, run.job.height, run.job.image is None, run.job.mask is None)
-        outcome = attempt(lambda: self._memory.within(shape, action))
-        return outcome if isinstance(outcome, Fault) else None
+        run.emit(Finished(run.session.image))
 
     def _denoise(self, call: DenoiserCall) -> Any:
         shape = (self._family.rows(call), self._family.shape(call))
-        return self._memory.within(shape, lambda: self._denoiser(**call.arguments))
+        return self._memory.within(shape, lambda: self._preparation.denoiser(**call.arguments))
 
     def _did_not_fit(self, key: Hashable, rows: int) -> None:
         self._limits.did_not_fit(key, rows)
@@ -201,46 +139,3 @@ class StepBatcher:
         self._runs.pop(run.place, None)
         if run.session is not None:
             run.session.abandon()
-
-    def _drawing(self, run: Run) -> Callable[[], Image]:
-        """The pipeline's own call for this job, on a copy with its own scheduler and without the denoiser."""
-        pipeline = self._pipelines.use(run.job)
-        scheduler = self._own_scheduler(run.job)
-        own = copy_for_one_job(
-            pipeline,
-            scheduler=scheduler,
-            encode_prompt=self._encodings.before(pipeline),
-            maybe_free_model_hooks=lambda: None,
-            **{self._family.denoiser: StandIn(self._denoiser, self._parameters)},
-        )
-        known = parameters(pipeline)
-        asked = call_arguments(pipeline, run.job) | self._family.arguments(pipeline, run.job)
-        asked["callback_on_step_end"] = partial(self._stepped, run)
-        arguments = {name: value for name, value in asked.items() if name in known}
-        return lambda: _first_image(own(**arguments))
-
-    def _own_scheduler(self, job: ImageJob) -> Any:
-        name = job.scheduler or self._scheduler
-        if name is not None and name not in schedulers.names(self._pipelines.draw):
-            raise InvalidJob(f"this model cannot use the scheduler {name!r}", "scheduler")
-        return schedulers.fresh(self._pipelines.draw, name)
-
-    def _stepped(self, run: Run, pipeline: Any, step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        """Called by the pipeline after each of its steps."""
-        run.latents = tensors["latents"]
-        run.done, run.total = step + 1, pipeline.num_timesteps
-        run.emit(Stepped(run.done, run.total, run.together))
-        if run.done in previews.due_after(run.total, run.job.preview_count):
-            image = previews.decoded(self._family, pipeline, run.latents, run.job)
-            run.emit(Preview(run.previews_sent, image))
-            run.previews_sent += 1
-        return {}
-
-
-def _first_image(output: Any) -> Image:
-    image: Image = output.images[0]
-    return image
-
-
-def _forward_parameters(denoiser: Any) -> list[str]:
-    return [name for name in inspect.signature(type(denoiser).forward).parameters if name != "self"]

@@ -13,6 +13,7 @@ from engines.diffusers.families import family_of
 from engines.diffusers.jobs import Cancelled, Failed, Finished, ImageJob, JobEvent, Preview, Stepped
 from engines.diffusers.memory import HostMemory
 from engines.diffusers.pipelines import Pipelines
+from engines.diffusers.runs import Preparation
 from engines.diffusers.step_batcher import StepBatcher
 
 
@@ -54,7 +55,7 @@ class Studio:
     def __post_init__(self) -> None:
         family = family_of(type(self.pipelines.draw).__name__)
         assert family is not None
-        self.batcher = StepBatcher(self.pipelines, family, self.memory, self.encodings, self.max_rows)
+        self.batcher = StepBatcher(Preparation(self.pipelines, family, self.encodings), self.memory, self.max_rows)
 
     def add(self, asked: ImageJob) -> None:
         self.events[asked.job_id] = []
