@@ -1,4 +1,4 @@
-"""The image paths through the official SDK: every picture is its own caller's, whole and streamed, failures included."""
+"""The image paths through the official SDK: every picture is its own caller's, whole and streamed; failures too."""
 
 import asyncio
 import base64
