@@ -48,6 +48,7 @@ from controlplane.runtime.process import ProcessRuntime, ProcessSettings
 from controlplane.runtime.process_log import LogLimits
 from controlplane.runtime.recipes import shipped_recipes
 from controlplane.settings import ModelSettings, Settings
+from controlplane.settings.manager_file import DiffusersSettings, VllmSettings
 from controlplane.store.store import Store
 from engines.pictures.intake import Limits
 
@@ -148,8 +149,9 @@ def _batching(model: ModelSettings, adapter: EngineAdapter) -> BatchRules:
 
 
 def _runtime(settings: Settings, devices: Devices, on_exit: Callable[[ReplicaExit], None]) -> ProcessRuntime:
-    own = settings.engines.vllm.python
-    interpreters = EngineInterpreters(_environments(settings), {f"vllm{OWN_SUFFIX}": own} if own else {})
+    chosen = {"vllm": settings.engines.vllm.python, "diffusers": settings.engines.diffusers.python}
+    own = {f"{kind}{OWN_SUFFIX}": python for kind, python in chosen.items() if python}
+    interpreters = EngineInterpreters(_environments(settings), own)
     limits = LogLimits(max_bytes=settings.logs.max_mib * _MIB, keep=settings.logs.keep)
     place = ProcessSettings(settings.state_dir, _store_id(settings.state_dir), dict(os.environ), log_limits=limits)
     return ProcessRuntime(place, interpreters, devices, on_exit)
@@ -170,18 +172,21 @@ def _launch_book(settings: Settings) -> LaunchBook:
     async def fetch(model_path: str, say: Callable[[str], None]) -> Path:
         return await files.fetch(model_path, lambda step: say(in_words(step)))
 
-    return LaunchBook(fetch, {"vllm": _vllm_options(settings)})
+    engines = settings.engines
+    return LaunchBook(
+        fetch,
+        {"vllm": _common_options("vllm", engines.vllm), "diffusers": _common_options("diffusers", engines.diffusers)},
+    )
 
 
-def _vllm_options(settings: Settings) -> Mapping[str, Scalar]:
-    vllm = settings.engines.vllm
+def _common_options(kind: str, engine: VllmSettings | DiffusersSettings) -> Mapping[str, Scalar]:
     options: dict[str, Scalar] = {}
-    if vllm.python is not None:
-        options["environment"] = f"vllm{OWN_SUFFIX}"
-    elif vllm.environment != "auto":
-        options["environment"] = vllm.environment
-    if vllm.threads is not None:
-        options["threads"] = vllm.threads
+    if engine.python is not None:
+        options["environment"] = f"{kind}{OWN_SUFFIX}"
+    elif engine.environment != "auto":
+        options["environment"] = engine.environment
+    if engine.threads is not None:
+        options["threads"] = engine.threads
     return options
 
 

@@ -32,5 +32,6 @@ class EngineInterpreters:
         if own is None:
             return await self._environments.ensure(environment, lambda step: progress(in_words(step)))
         if not own.is_file():
-            raise RuntimeFailure(f"there is no interpreter at {own}; correct engines.vllm.python")
+            kind = environment.removesuffix(OWN_SUFFIX)
+            raise RuntimeFailure(f"there is no interpreter at {own}; correct engines.{kind}.python")
         return own

@@ -170,11 +170,25 @@ class VllmSettings(Section):
     """CPU threads per replica on a host without a GPU. null: chosen for the host."""
 
 
+class DiffusersSettings(Section):
+    """How the diffusers engine is run."""
+
+    environment: Literal["auto", "diffusers-cpu", "diffusers-cuda"] = "auto"
+    """The pinned environment to use. `auto`: the one that fits the devices."""
+    python: FilePath | None = None
+    """Interpreter of an environment of your own that has the engine's libraries. null: the pinned one, installed on \
+first use."""
+    threads: Annotated[Whole, Field(ge=1, le=1024)] | None = None
+    """CPU threads per replica on a host without a GPU. null: chosen for the host."""
+
+
 class EngineSettings(Section):
     """Per engine kind."""
 
     vllm: VllmSettings = Field(default_factory=VllmSettings)
     """How vLLM is run."""
+    diffusers: DiffusersSettings = Field(default_factory=DiffusersSettings)
+    """How the diffusers engine is run."""
 
 
 class LoggingSettings(Section):

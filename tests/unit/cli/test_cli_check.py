@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from inferctl_process import inferctl, write_config
 
+from tests.unit.adapters.pipeline_folders import stable_diffusion
+
 
 def test_a_good_configuration_ends_with_zero(service_file: Path) -> None:
     """Devices with budgets, models with their place and the verdict are shown."""
@@ -67,6 +69,35 @@ def test_what_the_engine_would_refuse_is_an_error(tmp_path: Path) -> None:
     (error,) = ended.json["errors"]
     assert error.startswith("cannot start m: ")
     assert "nonsense" in error
+
+
+def test_pipelines_and_processing_are_judged_too(tmp_path: Path) -> None:
+    """A pipeline's folder, options and budget are checked as its engine would; processing needs no folder."""
+    common = {"engine": "diffusers", "model_type": "text2image", "parameters": {"scheduler": "euler"}}
+    folder = stable_diffusion(tmp_path / "sd")
+    (folder / "unet" / "config.json").rename(tmp_path / "config.json")
+    models = (
+        {**common, "model_id": "broken", "model_path": "./sd", "vram_required_mb": 900},
+        {"engine": "diffusers", "model_type": "image_processing", "model_id": "edit", "vram_required_mb": 128},
+        {"engine": "diffusers", "model_type": "image_processing", "model_id": "tight", "vram_required_mb": 100},
+    )
+    found = inferctl("check", "-c", write_config(tmp_path, *models), "--json").json
+    assert {model["model_id"]: model["files"] for model in found["models"]} == {
+        "broken": "missing",
+        "edit": "none needed",
+        "tight": "none needed",
+    }
+    assert [error.split(":")[0] for error in found["errors"]] == ["model broken", "cannot start tight"]
+    assert "it lacks unet/config.json" in found["errors"][0]
+
+    (tmp_path / "config.json").rename(folder / "unet" / "config.json")
+    models = (
+        {**common, "model_id": "small", "model_path": "./sd", "vram_required_mb": 900},
+        {**common, "model_id": "odd", "model_path": "./sd", "parameters": {"sheduler": "x"}},
+    )
+    errors = inferctl("check", "-c", write_config(tmp_path, *models), "--json").json["errors"]
+    assert any("a budget of 900 MiB is too small, 1283 MiB would do" in error for error in errors)
+    assert any("there is no option sheduler; did you mean scheduler" in error for error in errors)
 
 
 def test_a_budget_beyond_the_device_is_an_error(tmp_path: Path) -> None:
