@@ -35,6 +35,8 @@ _ROOTS = (
     "text_1",
     "text_2",
 )
+_TEXT_KEYS = frozenset({"role", "content", "name"})
+_SCALARS = frozenset({str, int, float})
 _DEEPER = ("content", "output")
 _REFUSED_KEYS = ("video_url", "audio_url")
 
@@ -48,9 +50,23 @@ class _Found(NamedTuple):
     param: str
 
 
-def may_hold_images(raw: bytes) -> bool:
-    """A look at the bytes alone, so that a text call pays next to nothing. Escaped letters could spell anything."""
-    return b"image" in raw or b"_url" in raw or b"\\u" in raw
+def may_hold_images(fields: Mapping[str, Any]) -> bool:
+    """A short look, so that a call with text alone pays next to nothing, however long the text."""
+    return not all(_is_text(fields[root]) for root in fields.keys() & _ROOTS)
+
+
+def _is_text(value: object) -> bool:
+    """Text, tokens, lists of them, or messages with nothing but text; False where it takes a longer look."""
+    if not isinstance(value, list):
+        return isinstance(value, str)
+    kinds = set(map(type, value))
+    if kinds == {dict}:
+        return all(map(_is_text_message, value))
+    return kinds <= _SCALARS or (kinds == {list} and all(set(map(type, each)) <= _SCALARS for each in value))
+
+
+def _is_text_message(message: Part) -> bool:
+    return isinstance(message.get("content"), str) and message.keys() <= _TEXT_KEYS
 
 
 def find_images(fields: Mapping[str, Any]) -> list[_Found]:
@@ -95,12 +111,16 @@ def _parts(fields: Mapping[str, Any]) -> Iterator[_Found]:
     while waiting:
         value, place = waiting.pop()
         if isinstance(value, list):
-            waiting += [(each, f"{place}.{n}") for n, each in reversed(list(enumerate(value)))]
+            waiting += [(value[n], f"{place}.{n}") for n in range(len(value) - 1, -1, -1) if _is_deep(value[n])]
         elif isinstance(value, dict):
             key = _media_key(value)
             if key is not None:
                 yield _Found(value, f"{place}.{key}")
             waiting += [(value[name], f"{place}.{name}") for name in _DEEPER if name in value]
+
+
+def _is_deep(value: object) -> bool:
+    return isinstance(value, dict | list)
 
 
 def _media_key(part: Part) -> str | None:

@@ -56,7 +56,7 @@ class EngineCalls:
             client = self._keyring.identify(headers)
             envelope = read_envelope(headers, await read_body(receive, headers, self._max_body_bytes))
             types = ENGINE_PATHS[path]
-            if may_hold_images(envelope.raw) and (images := find_images(envelope.fields)):
+            if may_hold_images(envelope.fields) and (images := find_images(envelope.fields)):
                 check_reads_images(self._admission.find(envelope.model, types, path), images)
                 envelope = await inlined(envelope, images, self._media)
                 types = _SEEING if types is _TEXT else types
