@@ -174,7 +174,9 @@ async def _serve(arguments: argparse.Namespace, loaded: Loaded, sock: socket.soc
     await asyncio.wait({serving, signalled}, return_when=asyncio.FIRST_COMPLETED)
     signalled.cancel()
     log.info("Shutting down")
-    if not await _drained(engine.requests, arguments.grace_seconds, signals):
+    # Asleep, nothing would be finished, however long it had.
+    grace_seconds = 0.0 if engine.asleep else arguments.grace_seconds
+    if not await _drained(engine.requests, grace_seconds, signals):
         engine.requests.break_off()
         await engine.requests.drain(_CANCELLING_SECONDS)
     server.should_exit = True

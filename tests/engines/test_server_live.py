@@ -228,6 +228,21 @@ def test_after_the_grace_requests_are_broken_off(tmp_path: Path) -> None:
         assert process.wait() == 0
 
 
+def test_asleep_there_is_nothing_to_wait_for(tmp_path: Path) -> None:
+    """What waits for a sleeping engine is told at once that it closes."""
+    with server(PAINTER, tmp_path, "--grace-seconds", "1000", model_path=tmp_path) as process:
+        with process.wait_until_ready().client() as client, process.client() as other:
+            assert client.post("/sleep").status_code == 200
+            answers: list[httpx.Response] = []
+            caller = threading.Thread(target=lambda: answers.append(draw(client, **{"X-Request-Id": "sleepy"})))
+            caller.start()
+            until(lambda: other.get("/v1/requests/sleepy"), lambda answer: answer.status_code == 200)
+            process.terminate()
+            caller.join()
+        assert (answers[0].status_code, answers[0].json()["error"]["code"]) == (503, "engine_closing")
+        assert process.wait() == 0
+
+
 def test_a_second_signal_ends_the_grace(tmp_path: Path) -> None:
     """Who signals twice does not wait."""
     with server(PAINTER, tmp_path, "--grace-seconds", "1000", model_path=tmp_path, max_steps=ENDLESS) as process:
