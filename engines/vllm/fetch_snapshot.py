@@ -10,27 +10,46 @@ import os
 import sys
 from pathlib import Path
 
-# An operator who serves offline still means this command when asking for it.
-os.environ["HF_HUB_OFFLINE"] = "0"
-os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-
-from huggingface_hub import HfApi, hf_hub_download
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-
+PIPELINE = "model_index.json"
 # Other frameworks' copies of the same weights.
 UNWANTED_SUFFIXES = (".pt", ".pth", ".h5", ".msgpack", ".onnx", ".ot", ".mlmodel", ".tflite")
 UNWANTED_FOLDERS = ("onnx/", "openvino/", "original/", "coreml/")
 
 
 def wanted_files(names: list[str]) -> list[str]:
-    """Leave out what vLLM never reads; .bin weights count only where there are no safetensors."""
+    """Leave out what engines never read; .bin weights count only where there are no safetensors."""
     kept = [n for n in names if not n.endswith(UNWANTED_SUFFIXES) and not n.startswith(UNWANTED_FOLDERS)]
-    if any(n.endswith(".safetensors") for n in kept):
-        kept = [n for n in kept if not n.endswith(".bin")]
-    return kept
+    if PIPELINE in names:
+        kept = _of_pipeline(kept)
+    # A folder at a time: a pipeline's components may differ.
+    tensors = {folder_of(n) for n in kept if n.endswith(".safetensors")}
+    return [n for n in kept if not (n.endswith(".bin") and folder_of(n) in tensors)]
+
+
+def _of_pipeline(names: list[str]) -> list[str]:
+    """Without the checkpoints of other programs beside the components, and without copies of another width."""
+    kept = [n for n in names if "/" in n or not n.endswith((".safetensors", ".bin", ".ckpt"))]
+    return [n for n in kept if not (is_variant(n) and without_variant(n) in kept)]
+
+
+def folder_of(name: str) -> str:
+    return name.rpartition("/")[0]
+
+
+def is_variant(name: str) -> bool:
+    """Whether it is a copy with the variant's name in it, as in diffusion_pytorch_model.fp16.safetensors."""
+    return name.endswith((".safetensors", ".bin")) and without_variant(name) != name
+
+
+def without_variant(name: str) -> str:
+    folder, slash, file = name.rpartition("/")
+    stem, _, suffix = file.rpartition(".")
+    return f"{folder}{slash}{stem.split('.')[0]}.{suffix}"
 
 
 def fetch(repository: str, folder: Path) -> None:
+    from huggingface_hub import HfApi, hf_hub_download  # noqa: PLC0415 - which files are wanted is known without it
+
     found = HfApi().model_info(repository, files_metadata=True)
     sizes = {sibling.rfilename: sibling.size or 0 for sibling in found.siblings or []}
     names = wanted_files(list(sizes))
@@ -40,6 +59,10 @@ def fetch(repository: str, folder: Path) -> None:
 
 
 def main() -> None:
+    # Read while the library is imported. An operator who serves offline still means this command when asking for it.
+    os.environ.update(HF_HUB_OFFLINE="0", HF_HUB_DISABLE_PROGRESS_BARS="1")
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError  # noqa: PLC0415
+
     repository, folder = sys.argv[1], Path(sys.argv[2])
     try:
         fetch(repository, folder)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -330,11 +331,33 @@ def test_wrong_catalog_entries_are_refused(tmp_path: Path) -> None:
         write_entry(tmp_path, "00")
 
 
+def test_only_what_engines_read_is_fetched() -> None:
+    """Claim: of a text model the safetensors, of a pipeline its components without variants and stray checkpoints."""
+    wanted = runpy.run_path(str(shipped_catalog().hub_script))["wanted_files"]
+    text = ["config.json", "model.safetensors", "pytorch_model.bin", "onnx/model.onnx", "tokenizer.json"]
+    assert wanted(text) == ["config.json", "model.safetensors", "tokenizer.json"]
+    kept = [
+        "model_index.json",
+        "safety_checker/pytorch_model.bin",
+        "unet/diffusion_pytorch_model.safetensors",
+        "vae/diffusion_pytorch_model.fp16.safetensors",
+    ]
+    dropped = [
+        "v1-5-pruned.safetensors",
+        "v1-5-pruned.ckpt",
+        "unet/diffusion_pytorch_model.bin",
+        "unet/diffusion_pytorch_model.fp16.safetensors",
+        "unet/diffusion_pytorch_model.non_ema.safetensors",
+    ]
+    assert wanted([*kept, *dropped]) == kept
+
+
 def test_the_shipped_catalog_is_complete() -> None:
     """Claim: every shipped entry names an environment that is shipped and scripts that exist."""
     catalog = shipped_catalog()
     assert {"smollm2-135m", "all-minilm-l6-v2"} <= set(catalog.entries)
     assert catalog.hub_script.is_file()
+    assert set(catalog.hub_environments) <= set(shipped_recipes())
     for entry in catalog.entries.values():
         assert entry.environment in shipped_recipes()
         assert entry.convert is None or (catalog.folder / entry.convert.script).is_file()

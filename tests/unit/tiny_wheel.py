@@ -22,5 +22,5 @@ def make_wheel(
     wheel = folder / f"{stem}-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         for path, text in content.items():
-            archive.writestr(path, text)
+            archive.writestr(zipfile.ZipInfo(path), text)  # without the time, so that the same files are the same wheel
     return hashlib.sha256(wheel.read_bytes()).hexdigest()
