@@ -20,6 +20,7 @@ _REFUSED = {
 }
 # Given as JSON text where an option must be a plain value.
 _STRUCTURES = frozenset({"loras", "quantization"})
+_LEAST_KEPT_MIB, _MOST_KEPT_MIB = 16, 256
 
 
 def engine_options(model: ModelLaunch, target: Target, threads: int) -> EngineOptions:
@@ -33,7 +34,10 @@ def engine_options(model: ModelLaunch, target: Target, threads: int) -> EngineOp
         "max_batch_size": batch_rows(model),
     }
     if on_host:
-        placed["threads"] = threads
+        # Results that are kept take the same memory as weights and pictures under way.
+        kept_mib = given.get("keep_results_mib", min(max(model.budget_mib // 16, _LEAST_KEPT_MIB), _MOST_KEPT_MIB))
+        placed |= {"threads": threads, "keep_results_mib": kept_mib}
+        placed["memory_mib"] = max(1, model.budget_mib - kept_mib) if isinstance(kept_mib, int) else model.budget_mib
     try:
         return EngineOptions.model_validate({**placed, **given})
     except ValidationError as exc:

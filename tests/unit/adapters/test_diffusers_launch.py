@@ -59,7 +59,7 @@ def refusal(target: Target = HOST, **changes: Any) -> str:
 def test_the_whole_command_line_on_the_host() -> None:
     """What a plain entry becomes: the launcher, names, and the options that follow from device, budget and slots."""
     planned = launch(args=("--more",))
-    told = '{"device":"cpu","memory_mib":8192,"max_batch_size":8,"threads":7}'
+    told = '{"device":"cpu","memory_mib":7936,"max_batch_size":8,"threads":7,"keep_results_mib":256}'
     assert " ".join(planned.argv) == (
         f"{{python}} -P {LAUNCHER} diffusers --uds {{uds}} --grace-seconds 8 --model-path /models/sd"
         f" --model sd draw --options {told} --more"
@@ -110,6 +110,7 @@ def test_options_go_to_the_engine_and_the_entrys_own_stay_here() -> None:
         ({"options": {"device": "cuda"}}, "the option device cannot be set: it follows"),
         ({"options": {"memory_mib": 5}}, "the option memory_mib cannot be set: set vram_required_mb"),
         ({"options": {"max_batch_size": 5}}, "set max_batch_size beside parameters"),
+        ({"options": {"keep_results_mib": "x"}}, "the option keep_results_mib is wrong: input should be a valid int"),
         ({"options": {"max_steps": 0}}, "the option max_steps is wrong: input should be greater than 0"),
         ({"options": {"dtype": "fp16"}}, "the option dtype is wrong: input should be 'float32'"),
         ({"options": {"loras": "[{"}}, "the option loras is not JSON"),
@@ -130,7 +131,7 @@ def test_processing_needs_no_model() -> None:
     """Without a model folder nothing is read, and the engine is not given one."""
     planned = launch(model_path="", types=("image_processing",), budget_mib=PROCESSING_MIB)
     assert "--model-path" not in planned.argv
-    assert options(planned).memory_mib == PROCESSING_MIB
+    assert (options(planned).memory_mib, options(planned).keep_results_mib) == (PROCESSING_MIB - 16, 16)
 
 
 def test_a_budget_that_is_too_small_names_the_one_that_would_do() -> None:
@@ -175,7 +176,9 @@ def test_what_is_launched_may_use_its_budget_and_no_more(budget_mib: int, target
     if refused:
         assert "MiB would do" in refused or budget_mib > target.total_mib
     else:
-        assert options(launch(target, budget_mib=budget_mib)).memory_mib == budget_mib
+        told = options(launch(target, budget_mib=budget_mib))
+        kept_mib = told.keep_results_mib if target is HOST else 0  # on a host they take of the same memory
+        assert told.memory_mib == budget_mib - kept_mib
 
 
 @pytest.mark.parametrize(
