@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo serve test check bench lock clean
+.PHONY: setup demo serve test check bench bench-images lock clean
 setup: $(READY)
 
 $(READY): requirements-dev.lock pyproject.toml
@@ -35,6 +35,11 @@ check: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks.warm_path
+
+# With a GPU: ENGINE=diffusers-cuda IMAGES="--device cuda --shape sdxl --size 1024 --dtype bfloat16"
+ENGINE ?= diffusers-cpu
+bench-images: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.in_environment $(ENGINE) benchmarks.image_batching $(IMAGES)
 
 # uv is needed only here. The locks name exact versions and hashes, never where they come from.
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header
