@@ -34,11 +34,11 @@ def job(name: str, **changed: Any) -> ImageJob:
 
 def three_uses(pipeline: Any) -> Pipelines:
     pipeline.set_progress_bar_config(disable=True)
-    uses = [diffusers.AutoPipelineForImage2Image, diffusers.AutoPipelineForInpainting]
-    siblings = [auto.from_pipe(pipeline) for auto in uses]
-    for sibling in siblings:
+    edit = diffusers.AutoPipelineForImage2Image.from_pipe(pipeline)
+    inpaint = diffusers.AutoPipelineForInpainting.from_pipe(pipeline)
+    for sibling in (edit, inpaint):
         sibling.set_progress_bar_config(disable=True)
-    return Pipelines(pipeline, *siblings)
+    return Pipelines(pipeline, edit, inpaint)
 
 
 @dataclass

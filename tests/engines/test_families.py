@@ -132,6 +132,32 @@ def test_flow_schedulers(name: str) -> None:
     assert max(apart(got, plain(pipelines, asked)) for got, asked in zip(drawn, jobs, strict=True)) <= NOISE
 
 
+def test_latent_consistency() -> None:
+    """Guidance is an embedding there, one per row, and every step draws new noise from the job's own seed."""
+    pipeline = tiny.lcm()
+    pipeline.set_progress_bar_config(disable=True)
+    pipelines = Pipelines(pipeline, None, None)
+    jobs = [job(f"job {number}", steps=2 + number, guidance=2.0 + number) for number in range(4)]
+    studio = Studio(pipelines)
+    drawn = studio.draw(*jobs)
+    assert max(apart(got, plain(pipelines, asked)) for got, asked in zip(drawn, jobs, strict=True)) <= NOISE
+    assert studio.batches("job 0") == [4, 4]
+
+
+def test_half_precision(kind: Kind) -> None:
+    """In bfloat16 jobs go together too, partial images and edits included, near to what they are alone."""
+    pipelines = three_uses(getattr(tiny, kind.name)().to(torch.bfloat16))
+    picture = Image.new("RGB", (64, 64), (250, 240, 30))
+    jobs = [
+        job("draw", preview_count=2),
+        job("other", steps=3, guidance=1.0),
+        job("edit", image=picture, strength=0.8),
+    ]
+    for asked, got in zip(jobs, Studio(pipelines).draw(*jobs), strict=True):
+        (alone,) = Studio(pipelines).draw(asked)
+        assert apart(got, alone) <= 0.05 * float(alone.abs().max())
+
+
 def test_what_is_not_known_is_not_taken_apart() -> None:
     """A pipeline of another class has no family."""
     assert family_of("PixArtSigmaPipeline") is None

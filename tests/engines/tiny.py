@@ -84,6 +84,19 @@ def sd(more_mib: int = 0) -> Any:
     )
 
 
+def lcm() -> Any:
+    """A latent consistency model's: guidance is an embedding of its own, steps go back to noise."""
+    pipeline = sd()
+    unet = diffusers.UNet2DConditionModel.from_config(pipeline.unet.config, time_cond_proj_dim=16).eval()
+    return diffusers.LatentConsistencyModelPipeline(
+        **(
+            pipeline.components
+            | {"unet": unet, "scheduler": diffusers.LCMScheduler.from_config(pipeline.scheduler.config)}
+        ),
+        requires_safety_checker=False,
+    )
+
+
 def sdxl() -> Any:
     """Stable Diffusion XL's: two text encoders, pooled text and sizes beside the prompt."""
     torch.manual_seed(1)
