@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pydantic import BaseModel
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -15,14 +15,14 @@ from engines.diffusers.edits import edit
 from engines.diffusers.engine import Engine
 from engines.diffusers.generations import generate
 from engines.diffusers.process import process
-from engines.diffusers.refusals import Refused
+from engines.diffusers.refusals import CANCELLED_STATUS, Refused
 from engines.diffusers.sleeping import is_sleeping, sleep, wake_up
 from engines.diffusers.wire import REQUEST_ID
 
 
 def application(engine: Engine) -> Starlette:
     """The ASGI application around one engine."""
-    app = Starlette(routes=ROUTES, exception_handlers={Refused: _refused, HTTPException: _http, Exception: _broken})
+    app = Starlette(routes=ROUTES, exception_handlers=_ANSWERS)
     app.add_middleware(BodyLimit, limit_mib=engine.options.max_upload_mib)
     app.state.engine = engine
     return app
@@ -99,6 +99,13 @@ async def _broken(_request: Request, _exc: Exception) -> Response:
     refused = Refused(500, "the engine is at fault; its log says more", "server_error", "internal_error")
     return Response(refused.content(), 500, refused.headers(), "application/json")
 
+
+async def _gone(_request: Request, _exc: Exception) -> Response:
+    """The caller hung up before its body was here; nobody reads this."""
+    return Response(status_code=CANCELLED_STATUS)
+
+
+_ANSWERS = {Refused: _refused, HTTPException: _http, ClientDisconnect: _gone, Exception: _broken}
 
 ROUTES = [
     Route("/v1/images/generations", generate, methods=["POST"]),
