@@ -22,6 +22,8 @@ from engines.demo.train_drawing_loops import (
     Course,
     Learner,
     encode_examples,
+    even_shares,
+    middle_shares,
     set_scaling_factor,
     train_autoencoder,
     train_decoder,
@@ -35,14 +37,15 @@ _REPORT_EVERY = 50
 class Recipe:
     """The autoencoder learns on small cuts, then on whole pictures, then its decoder alone to be sharp.
 
-    The denoiser learns on each scene at `repeats` places.
+    The denoiser learns on each scene at `repeats` places, first colours at any noise, then shapes.
     """
 
     cuts: Course
     wholes: Course
     sharpening: Course
     repeats: int
-    denoiser: Course
+    colours: Course
+    shapes: Course
     build_seed: int
 
 
@@ -51,7 +54,8 @@ SHIPPED = Recipe(
     wholes=Course(steps=200, batch=16, rate=7e-4, seed=2),
     sharpening=Course(steps=1000, batch=16, rate=1.5e-3, seed=3),
     repeats=40,
-    denoiser=Course(steps=3600, batch=32, rate=1.2e-3, seed=4),
+    colours=Course(steps=3600, batch=32, rate=1.2e-3, seed=4, broken_off=2000),
+    shapes=Course(steps=2200, batch=32, rate=1.2e-3, seed=5),
     build_seed=0,
 )
 
@@ -73,9 +77,11 @@ def trained_pipeline(recipe: Recipe, autoencoder: AutoencoderKL) -> StableDiffus
     learner = Learner(
         layout.make_denoiser(), layout.make_text_encoder(tokenizer), tokenizer, layout.make_noise_schedule()
     )
+    examples = encode_examples(autoencoder, recipe.repeats, recipe.colours.seed)
     average = learner.copied()
-    examples = encode_examples(autoencoder, recipe.repeats, recipe.denoiser.seed)
-    _follow("denoiser", train_denoiser(learner, average, examples, recipe.denoiser))
+    _follow("colours", train_denoiser(learner, average, examples, recipe.colours, even_shares))
+    learner = average.copied()
+    _follow("shapes", train_denoiser(learner, average, examples, recipe.shapes, middle_shares))
     return layout.assemble(autoencoder, average.denoiser, average.text_encoder, tokenizer)
 
 

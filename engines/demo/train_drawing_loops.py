@@ -6,7 +6,7 @@ weights. It decides neither sizes nor folders.
 
 import copy
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
 
@@ -21,16 +21,21 @@ from engines.demo.world import SIDE, Scene, all_scenes, random_scene, render
 _DIVERGENCE_WEIGHT = 1e-3
 _EMA_DECAY = 0.995
 _WARM_UP_STEPS = 50
+_EVEN_SHARE = 0.15
 
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """How long and how fast one loop trains, and on which seed."""
+    """How long and how fast one loop trains, and on which seed.
+
+    The rate falls towards the last of the steps; `broken_off` ends the course before that.
+    """
 
     steps: int
     batch: int
     rate: float
     seed: int
+    broken_off: int | None = None
 
 
 def _optimizer(
@@ -137,18 +142,18 @@ class Learner:
     schedule: DDIMScheduler
 
     def copied(self) -> "Learner":
-        """The same weights apart, never trained themselves."""
-        denoiser, text_encoder = (copy.deepcopy(part).requires_grad_(requires_grad=False) for part in self.trained)
+        """The same weights in copies of their own."""
+        denoiser, text_encoder = (copy.deepcopy(part) for part in self.trained)
         return replace(self, denoiser=denoiser, text_encoder=text_encoder)
 
     @property
     def trained(self) -> tuple[nn.Module, nn.Module]:
         return self.denoiser, self.text_encoder
 
-    def loss(self, latents: Tensor, prompts: list[str]) -> Tensor:
-        """The error of the predicted velocity at random times, one for each row."""
+    def loss(self, latents: Tensor, prompts: list[str], shares: Tensor) -> Tensor:
+        """The error of the predicted velocity, each row after a share of all the noise, from 0 to below 1."""
         noise = torch.randn_like(latents)
-        times = torch.randint(0, self.schedule.config.num_train_timesteps, (len(latents),))
+        times = (shares * self.schedule.config.num_train_timesteps).long()
         noisy = self.schedule.add_noise(latents, noise, times)
         goal = self.schedule.get_velocity(latents, noise, times)
         return (self.denoiser(noisy, times, self._encode(prompts)).sample - goal).square().mean()
@@ -161,14 +166,26 @@ class Learner:
         return self.text_encoder(ids)[0][[place[prompt] for prompt in prompts]]
 
 
-def train_denoiser(learner: Learner, average: Learner, examples: Examples, course: Course) -> Iterator[float]:
+def even_shares(count: int) -> Tensor:
+    return torch.rand(count)
+
+
+def middle_shares(count: int) -> Tensor:
+    """Mostly where a shape is decided: with less noise it can be seen, with more there is only colour."""
+    middle = torch.sigmoid(torch.randn(count) - 0.6)
+    return torch.where(torch.rand(count) < _EVEN_SHARE, torch.rand(count), middle)
+
+
+def train_denoiser(
+    learner: Learner, average: Learner, examples: Examples, course: Course, noise_shares: Callable[[int], Tensor]
+) -> Iterator[float]:
     """Trains in place, one step for each loss taken; `average` follows, and draws better than what is trained."""
     torch.manual_seed(course.seed)
     rng = random.Random(course.seed)
     optimizer, rates = _optimizer(learner.trained, course)
-    for rows in islice(_batches(len(examples.scenes), course.batch, rng), course.steps):
+    for rows in islice(_batches(len(examples.scenes), course.batch, rng), course.broken_off or course.steps):
         prompts = [word_prompt(examples.scenes[row], rng) for row in rows]
-        loss = learner.loss(examples.latents[rows], prompts)
+        loss = learner.loss(examples.latents[rows], prompts, noise_shares(len(rows)))
         _step(loss, optimizer, rates, learner.trained)
         _average(average.trained, learner.trained)
         yield loss.item()
