@@ -29,10 +29,10 @@ def test_the_launcher_runs_without_the_project() -> None:
     """With the environment alone, an engine is found, and its usage is told."""
     run = Path(engines.__path__[0]) / "run.py"
     answer = subprocess.run(
-        [sys.executable, "-I", run, "simulated", "--help"], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-I", run, "diffusers", "--help"], capture_output=True, text=True, timeout=60, check=False
     )
     assert (answer.returncode, answer.stderr) == (0, "")
-    assert "--model" in answer.stdout
+    assert "--model-path" in answer.stdout
 
 
 def test_the_pipelines_import() -> None:
