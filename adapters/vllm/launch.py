@@ -18,6 +18,8 @@ from adapters.vllm.vision import takes_pictures, vision_env, vision_flags
 # with SmolLM2-135M through eight streams, a 2k prefill, grammars and logprobs (1520), and with all-MiniLM-L6-v2 (1146).
 HOST_OVERHEAD_MIB = 1664
 HOST_POOLING_OVERHEAD_MIB = 1280
+# Eight pictures of 25 megapixels at a time took 280 more than small ones, with shapes-caption; the rest of the addition
+# is for real towers' activations and for the cache of prepared pictures, which the parent and the engine both keep.
 HOST_VISION_OVERHEAD_MIB = 2048
 MIN_CACHE_MIB = 64
 MIN_POOLING_CACHE_MIB = 16  # encoders take none of it, but vLLM wants the size to be given
