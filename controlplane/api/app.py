@@ -24,6 +24,7 @@ from controlplane.api.reply import Receive, Send
 from controlplane.api.serving import Serving
 from controlplane.api.unified.asks import UNIFIED_PATHS
 from controlplane.api.unified.calls import UnifiedCalls
+from controlplane.api.unified.schema import unified_paths
 from controlplane.errors import RequestRejected, StoreFailure
 from controlplane.settings import Scope
 
@@ -65,8 +66,17 @@ def _with_cors(app: Asgi, origins: tuple[str, ...]) -> Asgi:
     return CORSMiddleware(app, list(origins), allow_methods=("*",), allow_headers=("*",), expose_headers=_SEEN_BY_PAGES)
 
 
+class _Rest(FastAPI):
+    """Describes the unified API too, which it does not route."""
+
+    def openapi(self) -> dict[str, Any]:
+        described = super().openapi()
+        described["paths"].update(unified_paths())
+        return described
+
+
 def _framework(context: Context) -> FastAPI:
-    app = FastAPI(title="Inference Manager", version=context.version, docs_url="/docs", redoc_url=None)
+    app = _Rest(title="Inference Manager", version=context.version, docs_url="/docs", redoc_url=None)
 
     @app.middleware("http")
     async def guard(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:

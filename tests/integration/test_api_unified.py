@@ -1,33 +1,21 @@
-"""The unified API: four kinds of inference by the names of the specification, artifacts, and every refusal by field."""
+"""The unified API: four kinds of inference by the names of the specification, artifacts, failures and deadlines."""
 
 import asyncio
-import io
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import pytest_asyncio
-from any_bodies import UNIFIED_BODIES
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from PIL import Image
 from service import Service, model, until
-from uploads import bad_pictures, data_url, odd_pictures, png
+from unified import DRAW, NAMES, PATHS, PROCESS, SEE, TEXT, complete, picture, refused
+from uploads import data_url, odd_pictures, png
 
 from engines.simulated.pictures import Mark, digest, read_mark, seen
 from engines.simulated.text import expected_answer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-TEXT = "/api/v1/text-to-text"
-DRAW = "/api/v1/text-to-image"
-SEE = "/api/v1/image-to-text"
-PROCESS = "/api/v1/image-processing"
-PATHS = {TEXT: "text2text", DRAW: "text2image", SEE: "image2text", PROCESS: "image_processing"}
-NAMES = {"request_id", "type", "status", "created_at", "error_message", "model"}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -37,9 +25,6 @@ async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
     media = service.folder / "media"
     (media / "sub").mkdir(parents=True)
     (media / "sub" / "red.png").write_bytes(png())
-    (media / "link.png").symlink_to("sub/red.png")
-    (service.folder / "secret.png").write_bytes(png(colour="blue"))
-    (media / "out.png").symlink_to("../secret.png")
     service.write(
         model("chat", priority=60, aliases=["talk"]),
         model("quiet", priority=40),
@@ -54,38 +39,6 @@ async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
     await service.start()
     yield service
     await service.end()
-
-
-async def complete(service: Service, path: str, **call: Any) -> dict[str, Any]:
-    """The answer to a good call, checked for the names that every answer has."""
-    answer = await service.http.post(path, **call)
-    assert answer.status_code == 200, answer.text
-    fields = answer.json()
-    assert fields.keys() >= NAMES
-    assert (fields["status"], fields["type"], fields["error_message"]) == ("complete", PATHS[path], None)
-    assert fields["request_id"] == answer.headers["x-request-id"]
-    return dict(fields)
-
-
-async def refused(service: Service, path: str, status: int = 400, **call: Any) -> dict[str, Any]:
-    """The answer to a bad call: the same names, and OpenAI's error beside them."""
-    answer = await service.http.post(path, **call)
-    assert answer.status_code == status, answer.text
-    fields = answer.json()
-    assert fields.keys() == NAMES | {"error"}
-    assert (fields["status"], fields["type"]) == ("failed", PATHS[path])
-    assert fields["error_message"] == fields["error"]["message"]
-    assert set(fields["error"]) == {"message", "type", "param", "code"}
-    return dict(fields)
-
-
-async def picture(service: Service, path: str) -> Image.Image:
-    """The artifact that a path of an answer names."""
-    answer = await service.http.get(path)
-    assert answer.status_code == 200, answer.text
-    found = Image.open(io.BytesIO(answer.content))
-    assert answer.headers["content-type"] == Image.MIME[found.format or ""]
-    return found
 
 
 @pytest.mark.parametrize(
@@ -163,112 +116,12 @@ async def test_odd_pictures_are_taken(service: Service, name: str) -> None:
     assert found.size == ((10, 30) if name == "sideways" else (8, 8))
 
 
-@pytest.mark.parametrize("name", bad_pictures())
-async def test_bad_pictures_are_refused_by_name(service: Service, name: str) -> None:
-    """Whichever way they come, 400 names the field, and no engine has seen them."""
-    content = bad_pictures()[name]
-    upload = await refused(service, PROCESS, files={"file": ("a.png", content)}, data={"operation": "flip"})
-    inline = await refused(service, SEE, json={"image": data_url(content)})
-
-    assert (upload["error"]["param"], inline["error"]["param"]) == ("file", "image")
-    assert upload["request_id"] is None
-
-
-@pytest.mark.parametrize(
-    "path", ["../secret.png", "/etc/passwd", "link.png", "out.png", "sub", "none.png", "a\0b", "."]
-)
-async def test_no_path_leads_out_of_the_media_folder(service: Service, path: str) -> None:
-    """Parents, absolute paths, links, folders and what is not there: 400 naming image_path."""
-    fields = await refused(service, SEE, json={"image_path": path})
-    assert fields["error"]["param"] == "image_path"
-
-
 async def test_without_a_media_folder_no_path_is_read(serve: Any) -> None:
     """403 that says which setting is missing."""
     service = await serve(model("see", model_type="image2text"))
     answer = await service.http.post(SEE, json={"image_path": "a.png"})
 
     assert (answer.status_code, answer.json()["error"]["code"]) == (403, "no_media_folder")
-
-
-@pytest.mark.parametrize(
-    ("path", "body", "param"),
-    [
-        (TEXT, {}, "prompt"),
-        (TEXT, {"prompt": ""}, "prompt"),
-        (TEXT, {"prompt": 7}, "prompt"),
-        (TEXT, {"prompt": "x", "promt": "y"}, "promt"),
-        (TEXT, {"prompt": "x", "model": 7}, "model"),
-        (TEXT, {"prompt": "x", "model": ""}, "model"),
-        (TEXT, {"prompt": "x", "model": "draw"}, "model"),
-        (TEXT, {"prompt": "x", "parameters": []}, "parameters"),
-        (TEXT, {"prompt": "x", "parameters": {"stream": True}}, "parameters.stream"),
-        (TEXT, {"prompt": "x", "parameters": {"messages": []}}, "parameters.messages"),
-        (TEXT, {"prompt": "x", "parameters": {"max_tokens": -1}}, "parameters.max_tokens"),
-        (TEXT, {"prompt": "x", "priority": 101}, "priority"),
-        (TEXT, {"prompt": "x", "priority": "high"}, "priority"),
-        (TEXT, {"prompt": "x", "deadline_seconds": 0}, "deadline_seconds"),
-        (TEXT, {"prompt": "x", "deadline_seconds": "soon"}, "deadline_seconds"),
-        (TEXT, {"prompt": "x", "wait": False}, "wait"),
-        (TEXT, {"prompt": "x", "wait": "no"}, "wait"),
-        (TEXT, {"prompt": "x", "callback_url": "http://example.com"}, "callback_url"),
-        (TEXT, {"prompt": "x", "type": "text2image"}, "type"),
-        (DRAW, {"prompt": "x", "parameters": {"steps": 0}}, "parameters.steps"),
-        (DRAW, {"prompt": "x", "parameters": {"steps": 10_000}}, "parameters.steps"),
-        (DRAW, {"prompt": "x", "parameters": {"guidance": "NaN"}}, "parameters.guidance"),
-        (DRAW, {"prompt": "x", "parameters": {"scheduler": "none"}}, "parameters.scheduler"),
-        (DRAW, {"prompt": "x", "parameters": {"size": "63x64"}}, "parameters.size"),
-        (DRAW, {"prompt": "x", "parameters": {"width": 63, "height": 64}}, "parameters.width"),
-        (DRAW, {"prompt": "x", "parameters": {"width": 64}}, "parameters.width"),
-        (DRAW, {"prompt": "x", "parameters": {"response_format": "url"}}, "parameters.response_format"),
-        (DRAW, {"prompt": "x", "negative_prompt": 1}, "negative_prompt"),
-        (SEE, {"prompt": "x"}, "image"),
-        (SEE, {"image": "file:///etc/passwd"}, "image"),
-        (SEE, {"image": data_url(png()), "image_path": "sub/red.png"}, "image_path"),
-        (PROCESS, {"image_path": "sub/red.png"}, "operation"),
-        (PROCESS, {"image_path": "sub/red.png", "operation": "explode"}, "operation"),
-        (
-            PROCESS,
-            {"image_path": "sub/red.png", "operation": "blur", "parameters": {"radius": -1}},
-            "parameters.radius",
-        ),
-        (PROCESS, {"image_path": "sub/red.png", "operation": "blur", "parameters": {"size": 1}}, "parameters.size"),
-    ],
-)
-async def test_a_wrong_field_is_named(service: Service, path: str, body: dict[str, Any], param: str) -> None:
-    """400 with the caller's own name of the field, whoever noticed; nobody is left waiting."""
-    fields = await refused(service, path, json=body)
-
-    assert fields["error"]["param"] == param
-    assert (await service.model("chat"))["waiting"] == 0
-
-
-@pytest.mark.parametrize(
-    ("form", "files", "param"),
-    [
-        pytest.param({"operation": "flip"}, {"picture": png()}, "picture", id="another name"),
-        pytest.param({"operation": "flip", "file": "text"}, {}, "file", id="no upload"),
-        pytest.param({"operation": "flip", "parameters": "{"}, {"file": png()}, "parameters", id="parameters"),
-        pytest.param({"operation": "flip", "priority": "high"}, {"file": png()}, "priority", id="priority"),
-        pytest.param({"operation": "flip", "wait": "maybe"}, {"file": png()}, "wait", id="wait"),
-        pytest.param({"operashun": "flip"}, {"file": png()}, "operashun", id="unknown field"),
-        pytest.param({}, {"file": png()}, "operation", id="no operation"),
-    ],
-)
-async def test_a_wrong_form_is_named(
-    service: Service, form: dict[str, str], files: dict[str, bytes], param: str
-) -> None:
-    """The same for multipart; a form without files is sent as one all the same."""
-    parts: Any = [*((name, (None, text)) for name, text in form.items()), *files.items()]
-    fields = await refused(service, PROCESS, files=parts)
-
-    assert fields["error"]["param"] == param
-
-
-async def test_an_unknown_model_is_told_the_nearest(service: Service) -> None:
-    """404 with a suggestion."""
-    fields = await refused(service, DRAW, 404, json={"prompt": "x", "model": "drow"})
-    assert "did you mean 'draw'?" in fields["error_message"]
 
 
 async def test_the_header_wins_over_the_field(service: Service) -> None:
@@ -350,35 +203,17 @@ async def test_only_post_is_taken(service: Service, path: str) -> None:
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
 
 
-# Whatever comes, the caller gets an answer by the names or an error by the names, never a failure of ours.
+async def test_openapi_describes_the_unified_api(service: Service) -> None:
+    """Each path with the fields it takes, uploads included, and the names of its answer."""
+    described = (await service.http.get("/openapi.json")).json()["paths"]
 
-
-@pytest.fixture(scope="module")
-def plain(service: Service) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=service.base_url, timeout=30) as client:
-        yield client
-
-
-@given(path=st.sampled_from(sorted(PATHS)), body=UNIFIED_BODIES)
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def _any_body_is_answered(plain: httpx.Client, path: str, body: bytes) -> None:
-    answer = plain.post(path, content=body)
-    fields = answer.json()
-    assert fields.keys() >= NAMES, answer.text
-    if answer.status_code == 200:
-        assert fields["status"] == "complete"
-    else:
-        assert answer.status_code in (400, 403, 404), answer.text
-        assert isinstance(fields["error"]["message"], str)
-
-
-async def test_any_bytes_and_any_json_get_an_answer_or_an_error(service: Service, plain: httpx.Client) -> None:
-    """Hypothesis: never a 5xx, always the names, nobody is left waiting and nothing is logged as an error."""
-    await asyncio.to_thread(_any_body_is_answered, plain)
-
-    for entry in (await service.admin("models"))["models"]:
-        assert (entry["running"], entry["waiting"]) == (0, 0)
-    assert not [event for event in service.events() if event["level"] in ("error", "critical")]
+    for path in PATHS:
+        operation = described[path]["post"]
+        bodies = operation["requestBody"]["content"]
+        assert bodies["application/json"]["schema"]["properties"].keys() >= {"model", "parameters", "priority"}
+        assert ("multipart/form-data" in bodies) is (path in (SEE, PROCESS))
+        answer = operation["responses"]["200"]["content"]["application/json"]["schema"]["properties"]
+        assert answer.keys() >= NAMES
 
 
 async def test_results_outlive_the_service(serve: Any, tmp_path: Path) -> None:
