@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from adapters.base import Launch, ModelLaunch, Target
 from adapters.errors import LaunchError
-from adapters.vllm import VllmAdapter
 from adapters.tensor_files import MIB
+from adapters.vllm import VllmAdapter
 from adapters.vllm.footprint import Footprint
 from adapters.vllm.launch import (
     HOST_OVERHEAD_MIB,
