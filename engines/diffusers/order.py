@@ -56,6 +56,7 @@ def to_start(waiting: Iterable[Place], started: Iterable[Place], most_started: i
 
 
 def displaced(before: Collection[Place], now: Collection[Place], unfinished: Collection[Place]) -> frozenset[Place]:
-    """Who was in the last call, is not finished, and is left out of this one for a better rank."""
-    best_left_out = frozenset(before) & frozenset(unfinished) - frozenset(now)
-    return frozenset(place for place in best_left_out if any(other.rank < place.rank for other in now))
+    """Who was in the last call, is not finished, and is left out of this one for a higher priority."""
+    left_out = frozenset(before) & frozenset(unfinished) - frozenset(now)
+    highest = max((place.priority for place in now), default=0)
+    return frozenset(place for place in left_out if place.priority < highest)

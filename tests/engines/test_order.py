@@ -69,13 +69,15 @@ def test_started_are_the_best_ranks(waiting: list[Place], started: list[Place], 
 
 
 @given(claims=CLAIMS, later=CLAIMS, most=st.integers(1, 3))
-def test_displaced_are_those_left_out_for_better_ones(claims: list[Claim], later: list[Claim], most: int) -> None:
-    """Whoever is still here and was served before, and is not served now, was outranked: by priority or age."""
+def test_only_a_higher_priority_displaces(claims: list[Claim], later: list[Claim], most: int) -> None:
+    """Newcomers put aside who was served only with a higher priority; those put aside are counted, nobody else."""
     before = [claim.place for claim in next_call(claims, most)]
     joined = claims + [Claim(Place(claim.place.priority, claim.place.arrival + 100), claim.key) for claim in later]
     now = [claim.place for claim in next_call(joined, most)]
     out = displaced(before, now, [claim.place for claim in joined])
     assert out == set(before) - set(now)
+    assert all(place.priority < max(other.priority for other in now) for place in out)
+    assert not displaced(before, now, now)
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.booleans()), max_size=300), st.integers(1, 8))
