@@ -2,6 +2,7 @@
 
 import asyncio
 from base64 import b64encode
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic, time
@@ -11,14 +12,7 @@ from PIL.Image import Image
 from engines.diffusers import refusals
 from engines.diffusers.drawings import Drawing
 from engines.diffusers.engine import Engine
-from engines.diffusers.jobs import (
-    Cancelled,
-    Failed,
-    Finished,
-    JobEvent,
-    Preview,
-    Stepped,
-)
+from engines.diffusers.jobs import Cancelled, Failed, Finished, JobEvent, Preview, Stepped
 from engines.diffusers.live import Progress
 from engines.diffusers.streaming import frame
 from engines.diffusers.wire import CompletedImage, ImagesAnswer, PartialImage, Picture, Timings
@@ -40,6 +34,7 @@ class DrawingWork:
         self.kind = kind
         self.frames: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._drawing = drawing
+        self._wanted = True
         self._worker = engine.pipeline()
         self._metrics = engine.metrics
         self._threads = engine.threads
@@ -52,6 +47,8 @@ class DrawingWork:
         loop = asyncio.get_running_loop()
         pictures = [asyncio.create_task(self._picture(index)) for index in range(len(self._jobs))]
         try:
+            if not self._wanted:
+                raise refusals.cancelled()
             for job, events in zip(self._jobs, self._events, strict=True):
                 self._worker.submit(job, partial(_hand_over, loop, events))
             answer = self._answer(await asyncio.gather(*pictures))
@@ -63,6 +60,7 @@ class DrawingWork:
             self.frames.put_nowait(None)
 
     def cancel(self) -> None:
+        self._wanted = False
         for job in self._jobs:
             self._worker.cancel(job.job_id)
 
@@ -141,7 +139,8 @@ class DrawingWork:
 
 def _hand_over(loop: asyncio.AbstractEventLoop, events: "asyncio.Queue[JobEvent]", event: JobEvent) -> None:
     """From the worker's thread to the loop's."""
-    loop.call_soon_threadsafe(events.put_nowait, event)
+    with suppress(RuntimeError):  # the loop is closed: the process ends, and nobody waits for this any more
+        loop.call_soon_threadsafe(events.put_nowait, event)
 
 
 def _text(image: Image, drawing: Drawing) -> str:
@@ -181,7 +180,8 @@ class _Clock:
         return (self._first_step_at or monotonic()) - self._started_at
 
     def progress(self) -> Progress:
-        return Progress(self._images_done, len(self._totals), sum(self._done), sum(self._totals), self._batch)
+        images, steps = (self._images_done, len(self._totals)), (sum(self._done), sum(self._totals))
+        return Progress(self._first_step_at is not None, images, steps, self._batch)
 
     def timings(self) -> Timings:
         total, first = monotonic() - self._started_at, self.first_step_seconds

@@ -181,16 +181,24 @@ def checked_size(size: Size, facts: PipelineFacts, options: EngineOptions) -> Si
     return size
 
 
-def default_size(facts: PipelineFacts) -> Size:
-    """What is drawn where no size is named; a configured one need not be a multiple."""
-    return fitting_size((facts.default_width, facts.default_height), facts)
+def default_size(facts: PipelineFacts, options: EngineOptions) -> Size:
+    """What is drawn where no size is named; a configured one need not be a multiple, nor within the limit."""
+    return fitting_size((facts.default_width, facts.default_height), facts, options)
 
 
-def fitting_size(size: Size, facts: PipelineFacts) -> Size:
-    """The size nearest to an image's own that the pipeline draws, no more pixels than it draws by default."""
-    width, height = size
-    shrink = min(1.0, (facts.default_width * facts.default_height / (width * height)) ** 0.5)
-    return _nearest(width * shrink, facts.multiple_of), _nearest(height * shrink, facts.multiple_of)
+def fitting_size(size: Size, facts: PipelineFacts, options: EngineOptions) -> Size:
+    """The size nearest to an image's own that is drawn, with about as many pixels as by default at most.
+
+    Raises `Refused` for an image that is too long and narrow for any.
+    """
+    most = min(options.max_pixels, facts.default_width * facts.default_height)
+    shrink = min(1.0, (most / (size[0] * size[1])) ** 0.5)
+    width, height = (_nearest(side * shrink, facts.multiple_of) for side in size)
+    if width * height > options.max_pixels:
+        width, height = (max(facts.multiple_of, side - facts.multiple_of) for side in (width, height))
+    if width * height > options.max_pixels or max(width, height) > MAX_SIDE:
+        raise invalid(f"{size[0]}x{size[1]} is too long and narrow; name a size to draw", "image")
+    return width, height
 
 
 def _nearest(side: float, multiple_of: int) -> int:

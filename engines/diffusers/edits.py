@@ -77,10 +77,11 @@ def _drawing(asked: _Edit, facts: PipelineFacts, engine: Engine) -> Drawing:
     if asked.mask is not None and not facts.takes_mask:
         raise _unsupported(facts, "mask", "takes no mask; leave it out")
     size = asked_size(body, facts, options)
-    drawing = checked(body, size or default_size(facts), facts, options)
+    drawing = checked(body, size or default_size(facts, options), facts, options)
     image = read(asked.image, "image", engine.limits)
     mask = None if asked.mask is None else read(asked.mask, "mask", engine.limits)
-    start = source(image, mask, size or fitting_size(image.size, facts), body.strength, drawing.steps)
+    size = size or fitting_size(image.size, facts, options)
+    start = source(image, mask, size, body.strength, drawing.steps)
     if start.mask is not None and not facts.takes_mask:
         raise _unsupported(facts, "image", "cannot fill transparent parts; send an opaque image")
     return replace(drawing, source=start, size=start.image.size)

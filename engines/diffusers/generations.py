@@ -20,7 +20,7 @@ async def generate(request: Request) -> Response:
     engine.check_model(body.model)
     facts = worker.facts
     size = asked_size(body, facts, engine.options)
-    drawing = checked(body, size or default_size(facts), facts, engine.options)
+    drawing = checked(body, size or default_size(facts, engine.options), facts, engine.options)
     return await draw(request, engine, who, drawing, "image_generation")
 
 

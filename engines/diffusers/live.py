@@ -19,12 +19,11 @@ log = logging.getLogger("diffusers_engine")
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Steps over all images; `batch` rows went through the denoiser together last."""
+    """`images` and `steps`, over all images, as done and total; `batch` rows went through the denoiser last."""
 
-    images_done: int
-    images_total: int
-    steps_done: int = 0
-    steps_total: int = 0
+    started: bool
+    images: tuple[int, int]
+    steps: tuple[int, int] = (0, 0)
     batch: int = 0
 
 
@@ -62,15 +61,15 @@ class LiveRequest:
 
     def state(self, ended: RequestStatus | None = None) -> RequestState:
         progress = self.work.progress()
-        under_way: RequestStatus = "running" if progress.steps_done or progress.images_done else "waiting"
+        under_way: RequestStatus = "running" if progress.started else "waiting"
         return RequestState(
             id=self.id,
             created=self.created,
             status=ended or ("cancelling" if self.cancelling else under_way),
-            images_done=progress.images_done,
-            images_total=progress.images_total,
-            steps_done=progress.steps_done,
-            steps_total=progress.steps_total,
+            images_done=progress.images[0],
+            images_total=progress.images[1],
+            steps_done=progress.steps[0],
+            steps_total=progress.steps[1],
             batch=progress.batch,
         )
 
@@ -96,8 +95,8 @@ class LiveRequests:
         """Run `work` under this id, in place of what was kept under it. Raises `Refused`."""
         await self._end_of_cancelled(request_id)
         self.check_open()
-        waiting = sum(each.work.progress().images_total for each in self._live.values())
-        if waiting + work.progress().images_total > self._max_waiting:
+        waiting = sum(each.work.progress().images[1] for each in self._live.values())
+        if waiting + work.progress().images[1] > self._max_waiting:
             raise full(self._max_waiting)
         self._results.drop(request_id)
         live = LiveRequest(request_id, work)
@@ -153,9 +152,6 @@ class LiveRequests:
         return Outcome(
             refused.status, refused.content(), live.state("cancelled" if was_cancelled else "failed"), refused.headers()
         )
-
-    def find(self, request_id: str) -> LiveRequest | None:
-        return self._live.get(request_id)
 
     def state(self, request_id: str) -> RequestState:
         """Of a live or a kept request. Raises `Refused` when it is neither."""

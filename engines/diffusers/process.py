@@ -51,7 +51,7 @@ class ProcessingWork:
         self._content = content
         self._engine = engine
         self._cancelled = False
-        self._done = False
+        self._started = self._done = False
 
     async def run(self) -> bytes:
         """A `ProcessAnswer`. Raises `Refused`."""
@@ -65,11 +65,12 @@ class ProcessingWork:
         self._cancelled = True
 
     def progress(self) -> Progress:
-        return Progress(int(self._done), 1)
+        return Progress(self._started, (int(self._done), 1))
 
     def _picture(self) -> Image.Image:
         """Decoded, and judged by what the operation would make of it."""
         self._check_wanted()
+        self._started = True
         image = read(self._content, "image", self._engine.limits)
         with _refusing():
             check_size(self._asked.operation, image.size, self._size_limits)

@@ -29,7 +29,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """A client of a server around the painter, on a unix socket."""
     folder = tmp_path_factory.mktemp("engine")
     with (
-        server(PAINTER, folder, model_path=folder, max_upload_mib=2) as process,
+        server(PAINTER, folder, model_path=folder, max_upload_mib=2, max_pixels=20_000) as process,
         process.wait_until_ready().client() as http,
     ):
         yield http
@@ -98,6 +98,13 @@ def test_the_size_follows_the_image(client: httpx.Client) -> None:
     sizes = {(50, 30): "48x32", (640, 320): "88x48", (64, 64): "64x64"}
     assert {size: edit(client, png(flat(size=size))).json()["size"] for size in sizes} == sizes
     assert edit(client, png(flat(size=(50, 30))), size="64x32").json()["size"] == "64x32"
+
+
+def test_an_image_that_is_too_narrow_is_refused(client: httpx.Client) -> None:
+    """No size that can be drawn is like it; with a size named it is drawn."""
+    image = png(flat(size=(1, 20_000)))
+    assert edit(client, image).json()["error"]["param"] == "image"
+    assert edit(client, image, size="64x64").status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Pictures from words over HTTP: what is answered, and what is refused by the name of its field."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -31,6 +32,15 @@ def test_n_images_count_up_their_seeds(client: httpx.Client) -> None:
     assert [datum["seed"] for datum in together] == [7, 8, 9]
     alone = [generate(client, seed=seed).json()["data"][0]["b64_json"] for seed in (7, 8, 9)]
     assert [datum["b64_json"] for datum in together] == alone
+
+
+def test_the_usual_size_is_within_the_limit(tmp_path: Path) -> None:
+    """Where a pipeline usually draws more than may be drawn, "auto" is less, and a multiple of what it needs."""
+    with (
+        server(PAINTER, tmp_path, model_path=tmp_path, max_pixels=1000) as process,
+        process.wait_until_ready().client() as http,
+    ):
+        assert generate(http).json()["size"] == generate(http, size="auto").json()["size"] == "24x24"
 
 
 def test_the_answer_tells_what_was_drawn(client: httpx.Client) -> None:

@@ -47,7 +47,7 @@ def test_while_it_upscales_everything_else_goes_on(client: httpx.Client) -> None
         target=lambda: answers.append(client.post("/v1/images/process", json=body, headers=headers))
     )
     caller.start()
-    while client.get("/v1/requests/long").status_code != 200:
+    while client.get("/v1/requests/long").json().get("status") != "running":
         pass
     assert client.get("/health").status_code == 200
     for _ in range(5):
