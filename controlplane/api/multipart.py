@@ -5,6 +5,7 @@ What the parts mean is not its business.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _MAX_PARTS = 128
 _MAX_TEXT_BYTES = 1024 * 1024
+_LARGE_BYTES = 256 * 1024
 
 
 class Part(NamedTuple):
@@ -95,6 +97,13 @@ def read_form(content_type: bytes, body: bytes) -> Form:
     if not reading.ended:
         raise _broken("it ends before its last boundary")
     return Form(body, boundary, tuple(reading.parts))
+
+
+async def read_form_aside(content_type: bytes, body: bytes) -> Form:
+    """The same; a large form, which may have been made to take long, is read beside the event loop."""
+    if len(body) <= _LARGE_BYTES:
+        return read_form(content_type, body)
+    return await asyncio.to_thread(read_form, content_type, body)
 
 
 def _broken(why: str) -> RequestRejected:

@@ -12,7 +12,7 @@ import orjson
 from controlplane.api.artifacts import base_url, kept
 from controlplane.api.body import CallerGone, read_body
 from controlplane.api.context import Context
-from controlplane.api.multipart import Form, is_form, read_form
+from controlplane.api.multipart import Form, is_form, read_form_aside
 from controlplane.api.openai.edit_images import find_addresses, inline_addresses
 from controlplane.api.openai.envelope import read_deadline, read_envelope, read_priority
 from controlplane.api.reply import JSON_TYPE, Receive, Reply, Scope, Send
@@ -65,7 +65,7 @@ class ImageCalls:
             client = self._keyring.identify(headers)
             body = await read_body(receive, headers, self._max_body_bytes)
             content_type = headers.get(b"content-type", JSON_TYPE)
-            form = read_form(content_type, body) if is_form(content_type) else None
+            form = await read_form_aside(content_type, body) if is_form(content_type) else None
             wanted = _of_form(headers, form) if form else await self._of_json(path, headers, body)
             ask = Ask(
                 method="POST",

@@ -10,7 +10,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from adapters.tasks import ImageProcessing, ImageToText, Picture, Task, TextToImage, TextToText
-from controlplane.api.multipart import Form, is_form, read_form
+from controlplane.api.multipart import Form, is_form, read_form_aside
 from controlplane.api.openai.chat_images import read_image
 from controlplane.api.openai.envelope import read_deadline, read_object, read_priority
 from controlplane.api.reply import JSON_TYPE
@@ -120,12 +120,12 @@ def type_of(path: str) -> InferenceType:
     return UNIFIED_PATHS[path].kind
 
 
-def read_ask(path: str, headers: Mapping[bytes, bytes], body: bytes) -> UnifiedAsk:
+async def read_ask(path: str, headers: Mapping[bytes, bytes], body: bytes) -> UnifiedAsk:
     """Raises RequestRejected naming the field."""
     content_type = headers.get(b"content-type", JSON_TYPE)
     upload: bytes | None = None
     if is_form(content_type):
-        form = read_form(content_type, body)
+        form = await read_form_aside(content_type, body)
         fields, upload = _of_form(form), form.file(_FILE)
     else:
         fields = read_object(body)

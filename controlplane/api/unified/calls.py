@@ -28,7 +28,7 @@ class UnifiedCalls:
         path, headers = scope["path"], dict(scope["headers"])
         try:
             client = self._keyring.identify(headers)
-            asked = read_ask(path, headers, await read_body(receive, headers, self._max_body_bytes))
+            asked = await read_ask(path, headers, await read_body(receive, headers, self._max_body_bytes))
             entry = self._admission.find(asked.model, (asked.type,), path)
             task = await asked.task(self._media)
             call: TaskCall = entry.adapter.task_call(task, entry.spec.model_id)
