@@ -70,7 +70,9 @@ async def test_a_higher_request_goes_beyond_a_full_batch_and_an_equal_one_waits(
     low = await begin(client, "a", "low", 1000, **{"X-Priority": "20"})
     equal = later(ask(client, "a", "equal", 2, **{"X-Priority": "20"}))
     await service.busy("a", running=1, waiting=1)
-    assert "the batch of 1 on a-0 is full (1 at the engine); it joins at the next free row" in await reason(service, "a")
+    assert "the batch of 1 on a-0 is full (1 at the engine); it joins at the next free row" in await reason(
+        service, "a"
+    )
 
     higher = await begin(client, "a", "higher", 1000, **{"X-Priority": "80"})
 

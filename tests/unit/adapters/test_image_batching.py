@@ -22,7 +22,14 @@ def test_the_key_tells_apart_what_a_call_has_once() -> None:
     """Size and sampling do; prompt and seed do not; a field's two names are one, and so are 5 and 5.0."""
     base: dict[str, Any] = {"size": "512x512", "steps": 20, "guidance": 5}
     same = [{"prompt": "a"}, {"seed": 7}, {"guidance": 5.0}, {"guidance": None, "guidance_scale": 5}, {"n": 3}]
-    other = [{"size": "64x64"}, {"steps": 21}, {"guidance": 5.5}, {"scheduler": "euler"}, {"strength": 0.5}, {"negative_prompt": "x"}]
+    other = [
+        {"size": "64x64"},
+        {"steps": 21},
+        {"guidance": 5.5},
+        {"scheduler": "euler"},
+        {"strength": 0.5},
+        {"negative_prompt": "x"},
+    ]
     assert {image_key(_PATH, {**base, **more}) for more in same} == {image_key(_PATH, base)}
     assert len({image_key(_PATH, {**base, **more}) for more in [{}, *other]}) == 1 + len(other)
     assert image_key("/v1/images/edits", base) != image_key(_PATH, base)
