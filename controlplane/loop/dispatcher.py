@@ -111,10 +111,6 @@ class Dispatcher:
         for model_id in {**self._world.queue.demands(), **self._lingering}:
             self.fill(model_id)
 
-    def lingers_until(self, model_id: str) -> float | None:
-        """Until when an idle engine of the model waits for more requests; None: it does not."""
-        return self._lingering.get(model_id)
-
     def wake_at(self) -> float | None:
         """When `fill_all` is due though nothing happens."""
         return min(self._lingering.values(), default=None)
