@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from PIL.Image import Image
 
-from engines.diffusers import previews, schedulers
+from engines.diffusers import previews
 from engines.diffusers.encodings import Encodings
 from engines.diffusers.families.rows import RowFamily
 from engines.diffusers.faults import InvalidJob
 from engines.diffusers.jobs import ImageJob, OnEvent, Preview, Stepped
 from engines.diffusers.order import Place
 from engines.diffusers.pipelines import Pipelines, call_arguments, copy_for_one_job, parameters
+from engines.diffusers.schedulers import Schedulers
 from engines.diffusers.session import Session, StandIn
 
 
@@ -52,7 +53,7 @@ class Preparation:
         self.denoiser = getattr(pipelines.draw, family.denoiser)
         self._pipelines = pipelines
         self._encodings = encodings
-        self._scheduler = scheduler
+        self._schedulers = Schedulers(pipelines.draw, scheduler)
         self._offloads = bool(getattr(pipelines.draw, "_all_hooks", None))
         named = inspect.signature(type(self.denoiser).forward).parameters
         self._stand_in = StandIn(self.denoiser, tuple(name for name in named if name != "self"))
@@ -74,7 +75,7 @@ class Preparation:
         """A copy of the pipeline with the job's own scheduler and no denoiser, and what to call it with."""
         job = run.job
         pipeline = self._pipelines.use(job)
-        scheduler = self._own_scheduler(job)
+        scheduler = self._schedulers.fresh(job.scheduler)
         if job.preview_count:
             run.heading = previews.Heading(scheduler)
         asked = call_arguments(pipeline, job) | self.family.arguments(pipeline, job)
@@ -88,12 +89,6 @@ class Preparation:
         )
         known = parameters(pipeline)
         return own, {name: value for name, value in asked.items() if name in known}
-
-    def _own_scheduler(self, job: ImageJob) -> Any:
-        name = job.scheduler or self._scheduler
-        if name is not None and name not in schedulers.names(self._pipelines.draw):
-            raise InvalidJob(f"this model cannot use the scheduler {name!r}", "scheduler")
-        return schedulers.fresh(self._pipelines.draw, name)
 
     def _stepped(self, run: Run, pipeline: Any, step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         """Called by the pipeline after each of its steps."""

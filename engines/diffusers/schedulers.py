@@ -5,6 +5,8 @@ from typing import Any
 
 import diffusers
 
+from engines.diffusers.faults import InvalidJob
+
 # Name -> class and what it is told beyond the pipeline's own scheduler configuration.
 _NOISE: dict[str, tuple[str, dict[str, Any]]] = {
     "ddim": ("DDIMScheduler", {}),
@@ -30,7 +32,9 @@ _FLOW: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def names(pipeline: Any) -> tuple[str, ...]:
-    """What `fresh` takes for this pipeline, sorted; none where the pipeline's scheduler is of a kind of its own."""
+    """What `Schedulers` makes for this pipeline; none where the pipeline's scheduler is of a kind of its own."""
+    if getattr(pipeline, "scheduler", None) is None:
+        return ()
     own = type(pipeline.scheduler).__name__
     if own.startswith("FlowMatch"):
         # The others hand their own sigmas to the scheduler, and Heun's takes none.
@@ -40,9 +44,24 @@ def names(pipeline: Any) -> tuple[str, ...]:
     return tuple(name for name, (scheduler, _) in _NOISE.items() if scheduler in compatible)
 
 
-def fresh(pipeline: Any, name: str | None) -> Any:
-    """A scheduler that no other job uses. `name` is one of `names(pipeline)`; None: the pipeline's own."""
-    if name is None:
-        return copy.deepcopy(pipeline.scheduler)
-    scheduler, told = (_NOISE | _FLOW)[name]
-    return getattr(diffusers, scheduler).from_config(pipeline.scheduler.config, **told)
+class Schedulers:
+    """For one pipeline; `default` is meant where no name is given, None: the pipeline's own scheduler."""
+
+    def __init__(self, pipeline: Any, default: str | None = None) -> None:
+        self._pipeline = pipeline
+        self._default = default
+        # Copies are quick; making KDPM2's anew takes a quarter of a second, in which no job would move.
+        self._made: dict[str | None, Any] = {None: getattr(pipeline, "scheduler", None)}
+
+    def fresh(self, name: str | None) -> Any:
+        """A scheduler that no other job uses. Raises InvalidJob for a name that is not among `names(pipeline)`."""
+        name = name or self._default
+        if name not in self._made:
+            self._made[name] = self._make(name)
+        return copy.deepcopy(self._made[name])
+
+    def _make(self, name: str | None) -> Any:
+        if name not in names(self._pipeline):
+            raise InvalidJob(f"this model cannot use the scheduler {name!r}", "scheduler")
+        scheduler, told = (_NOISE | _FLOW)[name]
+        return getattr(diffusers, scheduler).from_config(self._pipeline.scheduler.config, **told)

@@ -17,6 +17,7 @@ from engines.diffusers.jobs import Cancelled, FailureKind, Finished, ImageJob, J
 from engines.diffusers.memory import Memory
 from engines.diffusers.order import Claim, Place, next_call
 from engines.diffusers.pipelines import Pipelines, call_arguments, copy_for_one_job, parameters
+from engines.diffusers.schedulers import Schedulers
 from engines.diffusers.tally import Tally
 
 # One value for the whole call; the rest of what `call_arguments` gives is one per job.
@@ -43,7 +44,7 @@ class CallBatcher:
         self._pipelines = pipelines
         self._memory = memory
         self._max_rows = max_rows
-        self._scheduler = scheduler
+        self._schedulers = Schedulers(pipelines.draw, scheduler)
         self._boundary = boundary
         self._runs: dict[Place, _Waiting] = {}
         self._calling: tuple[Place, ...] = ()
@@ -122,12 +123,9 @@ class CallBatcher:
     def _pipeline(self, runs: Sequence[_Waiting]) -> Any:
         job = runs[0].job
         pipeline = self._pipelines.use(job)
-        name = job.scheduler or self._scheduler
-        if name is None:
+        if not schedulers.names(pipeline):
             return pipeline
-        if name not in schedulers.names(self._pipelines.draw):
-            raise InvalidJob(f"this model cannot use the scheduler {name!r}", "scheduler")
-        return copy_for_one_job(pipeline, scheduler=schedulers.fresh(self._pipelines.draw, name))
+        return copy_for_one_job(pipeline, scheduler=self._schedulers.fresh(job.scheduler))
 
     def _arguments(self, runs: Sequence[_Waiting]) -> dict[str, Any]:
         pipeline = self._pipelines.use(runs[0].job)

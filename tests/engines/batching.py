@@ -7,13 +7,13 @@ from typing import Any
 import diffusers
 import torch
 
-from engines.diffusers import schedulers
 from engines.diffusers.encodings import Encodings
 from engines.diffusers.families import family_of
 from engines.diffusers.jobs import Cancelled, Failed, Finished, ImageJob, JobEvent, Preview, Stepped
 from engines.diffusers.memory import HostMemory
 from engines.diffusers.pipelines import Pipelines
 from engines.diffusers.runs import Preparation
+from engines.diffusers.schedulers import Schedulers
 from engines.diffusers.step_batcher import StepBatcher
 
 
@@ -114,7 +114,7 @@ def plain(pipelines: Pipelines, asked: ImageJob, **named: Any) -> torch.Tensor:
         "output_type": "latent",
     } | named
     known = inspect.signature(type(pipeline).__call__).parameters
-    own, pipeline.scheduler = pipeline.scheduler, schedulers.fresh(pipelines.draw, asked.scheduler)
+    own, pipeline.scheduler = pipeline.scheduler, Schedulers(pipelines.draw).fresh(asked.scheduler)
     try:
         return pipeline(**{name: value for name, value in wanted.items() if name in known}).images
     finally:

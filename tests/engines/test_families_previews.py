@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.diffusers import schedulers
 from engines.diffusers.previews import Heading, due_after, without_noise
+from engines.diffusers.schedulers import Schedulers
 from tests.engines import tiny
 from tests.engines.test_batch_steps import SCHEDULERS
 
@@ -31,7 +31,7 @@ def test_noise_is_taken_out_as_it_was_put_in(scheduler: str, meaning: str) -> No
     """Given the true noise, every scheduler's noisy latents lead back to the clean ones."""
     pipeline = tiny.sd()
     pipeline.scheduler = diffusers.DDIMScheduler.from_config(pipeline.scheduler.config, prediction_type=meaning)
-    own = schedulers.fresh(pipeline, scheduler)
+    own = Schedulers(pipeline).fresh(scheduler)
     own.set_timesteps(10)
     clean, noise = torch.randn(1, 4, 8, 8), torch.randn(1, 4, 8, 8)
     for timestep in own.timesteps[2:7:2]:
@@ -58,7 +58,7 @@ def test_noise_is_taken_out_of_flows() -> None:
 def test_listening_changes_no_step() -> None:
     """A scheduler that is listened to steps as before, and tells what the last step foresaw."""
     pipeline = tiny.sd()
-    heard, alone = schedulers.fresh(pipeline, None), schedulers.fresh(pipeline, None)
+    heard, alone = Schedulers(pipeline).fresh(None), Schedulers(pipeline).fresh(None)
     heading = Heading(heard)
     output, sample = torch.randn(1, 4, 8, 8), torch.randn(1, 4, 8, 8)
     for own in (heard, alone):
