@@ -54,8 +54,12 @@ def test_requests_of_several_callers_share_steps(client: httpx.Client, process: 
     alone = [_drawn(client, seed).json()["data"] for seed in range(4)]
     answers: dict[int, httpx.Response] = {}
 
+    together = threading.Barrier(4)
+
     def call(seed: int) -> None:
         with process.client() as own:
+            assert own.get("/health").status_code == 200
+            together.wait(60)
             answers[seed] = _drawn(own, seed)
 
     callers = [threading.Thread(target=call, args=(seed,)) for seed in range(4)]
@@ -63,8 +67,8 @@ def test_requests_of_several_callers_share_steps(client: httpx.Client, process: 
         caller.start()
     for caller in callers:
         caller.join()
-    together = [received(answers[seed].json()) for seed in range(4)]
-    for picture, datum in zip(together, alone, strict=True):
+    pictures = [received(answers[seed].json()) for seed in range(4)]
+    for picture, datum in zip(pictures, alone, strict=True):
         assert _most_different(picture, received({"data": datum})) <= 2
     assert max(answers[seed].json()["timings"]["mean_batch"] for seed in range(4)) > 1
 
