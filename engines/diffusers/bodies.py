@@ -3,12 +3,12 @@
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
 from engines.diffusers.refusals import invalid, unlike
-from engines.diffusers.wire import ImageInJson
+from engines.diffusers.wire import ImageInJson, RequestBody
 from engines.pictures.encoding import from_data_url
 from engines.pictures.intake import PictureRefused
 
@@ -16,7 +16,7 @@ _MIB = 2**20
 _MOST_FIELDS = 100
 _MOST_FILES = 20
 
-Body = TypeVar("Body", bound=BaseModel)
+Body = TypeVar("Body", bound=RequestBody)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ async def read_form(request: Request, limit_mib: int) -> Form:
 def from_json(shape: type[Body], content: bytes) -> Body:
     """Raises `Refused`. Types are taken at their word: "5" is no number, and true is none."""
     try:
-        return shape.model_validate_json(content, strict=True)
+        return _without_slips(shape.model_validate_json(content, strict=True))
     except ValidationError as exc:
         raise unlike(exc) from exc
 
@@ -58,9 +58,16 @@ def from_json(shape: type[Body], content: bytes) -> Body:
 def from_texts(shape: type[Body], texts: dict[str, object]) -> Body:
     """From the fields of a form, where everything is text. Raises `Refused`."""
     try:
-        return shape.model_validate(texts)
+        return _without_slips(shape.model_validate(texts))
     except ValidationError as exc:
         raise unlike(exc) from exc
+
+
+def _without_slips(body: Body) -> Body:
+    if body.slip is not None:
+        name, meant = body.slip
+        raise invalid(f"there is no such field; did you mean {meant}?", name, "unknown_field")
+    return body
 
 
 def image_bytes(given: ImageInJson, param: str, limit_mib: float) -> bytes:

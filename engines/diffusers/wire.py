@@ -1,9 +1,10 @@
 """The bodies, answers and events of the diffusers engine's HTTP: OpenAI's images API, with diffusion's own fields.
 
 Imports nothing of the ML world: adapters use it, too. Says what a body may look like, not whether the loaded pipeline
-can draw it (drawings.py). Unknown fields are let through, for the OpenAI SDK's `extra_body`.
+can draw it (drawings.py). Unknown fields are let through, but for those that look like a slip of the pen.
 """
 
+from difflib import get_close_matches
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
@@ -18,16 +19,33 @@ MAX_SEED = 2**63 - 1
 OutputFormat = Literal["png", "jpeg", "webp"]
 RequestStatus = Literal["waiting", "running", "cancelling", "finished", "failed", "cancelled"]
 
+# What OpenAI's clients and other image engines send, and a field of ours resembles.
+_ELSEWHERE = frozenset({"moderation", "style", "priority", "true_cfg_scale", "extra_params", "user"})
+_SLIP_LIKENESS = 0.75
+
 Text = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)]
 Count = Annotated[int, Field(ge=1)]
 Guidance = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
+class RequestBody(BaseModel):
+    """Any body of ours."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    @property
+    def slip(self) -> tuple[str, str] | None:
+        """A field that is not known, and the one that was probably meant."""
+        for name in self.model_extra or ():
+            meant = (
+                get_close_matches(name, type(self).model_fields, 1, _SLIP_LIKENESS) if name not in _ELSEWHERE else []
+            )
+            if meant:
+                return name, meant[0]
+        return None
 
 
-class DrawingBody(_Body):
+class DrawingBody(RequestBody):
     """What generations and edits have in common. A field that is null counts as absent.
 
     `steps` and `num_inference_steps`, `guidance` and `guidance_scale` are two names of one thing. `quality` and what
@@ -57,7 +75,7 @@ class GenerationBody(DrawingBody):
     """`POST /v1/images/generations`."""
 
 
-class ImageAddress(_Body):
+class ImageAddress(RequestBody):
     """An image inside a JSON body: a data URL, as OpenAI wraps it."""
 
     image_url: str
@@ -75,7 +93,7 @@ class EditBody(DrawingBody):
     mask: ImageInJson | None = None
 
 
-class ProcessBody(_Body):
+class ProcessBody(RequestBody):
     """`POST /v1/images/process` as JSON; of a multipart body the text fields, with `parameters` parsed."""
 
     operation: str

@@ -100,6 +100,8 @@ BAD_FIELDS: list[tuple[dict[str, Any], str, str]] = [
     ({"prompt": 5}, "prompt", "string"),
     ({"prompt": "x" * 32_001}, "prompt", "at most 32000"),
     ({"negative_prompt": ["x"]}, "negative_prompt", "string"),
+    ({"stepz": 5}, "stepz", "did you mean steps?"),
+    ({"guidance_scal": 5}, "guidance_scal", "did you mean guidance_scale?"),
     ({"model": "other"}, "model", "served: pictures, tiny"),
 ]
 
@@ -114,6 +116,12 @@ def test_what_cannot_be_drawn_is_named(client: httpx.Client, fields: dict[str, A
     assert error["param"] == param
     assert error["type"] in ("invalid_request_error", "not_found_error")
     assert told in error["message"]
+
+
+def test_what_others_send_is_let_through(client: httpx.Client) -> None:
+    """Fields of OpenAI's and of other image engines mean nothing here, and are no slip of the pen."""
+    others = {"moderation": "low", "style": "vivid", "user": "me", "background": "auto", "priority": 3, "x": 1}
+    assert generate(client, **others, quality="high", true_cfg_scale=4, flow_shift=3).status_code == 200
 
 
 def test_a_missing_prompt_is_named(client: httpx.Client) -> None:
