@@ -21,31 +21,40 @@ from engines.demo.evaluate_drawing import SHAPES_DRAW
 from engines.demo.train_drawing_loops import (
     Course,
     Learner,
+    Places,
+    central_place,
     encode_examples,
-    even_shares,
-    middle_shares,
     set_scaling_factor,
     train_autoencoder,
     train_decoder,
     train_denoiser,
 )
+from engines.demo.world import random_place
 
 _REPORT_EVERY = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """One course of the denoiser, on each scene at `repeats` places; `even` is the part of evenly spread noise."""
+
+    course: Course
+    even: float
+    places: Places
+    repeats: int
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """The autoencoder learns on small cuts, then on whole pictures, then its decoder alone to be sharp.
 
-    The denoiser learns on each scene at `repeats` places, first colours at any noise, then shapes.
+    The denoiser takes its lessons one after the other, each from the averaged weights of the one before.
     """
 
     cuts: Course
     wholes: Course
     sharpening: Course
-    repeats: int
-    colours: Course
-    shapes: Course
+    lessons: tuple[Lesson, ...]
     build_seed: int
 
 
@@ -53,9 +62,12 @@ SHIPPED = Recipe(
     cuts=Course(steps=1200, batch=24, rate=2e-3, seed=1),
     wholes=Course(steps=200, batch=16, rate=7e-4, seed=2),
     sharpening=Course(steps=1000, batch=16, rate=1.5e-3, seed=3),
-    repeats=40,
-    colours=Course(steps=3600, batch=32, rate=1.2e-3, seed=4, broken_off=2000),
-    shapes=Course(steps=2200, batch=32, rate=1.2e-3, seed=5),
+    lessons=(
+        # Colours at any noise; then, where they are decided, shapes; then large shapes near the middle.
+        Lesson(Course(3600, batch=32, rate=1.2e-3, seed=4, broken_off=2000), even=1.0, places=random_place, repeats=40),
+        Lesson(Course(2200, batch=32, rate=1.2e-3, seed=5, broken_off=800), even=0.15, places=random_place, repeats=40),
+        Lesson(Course(1600, batch=32, rate=1.2e-3, seed=6), even=0.4, places=central_place, repeats=20),
+    ),
     build_seed=0,
 )
 
@@ -77,11 +89,11 @@ def trained_pipeline(recipe: Recipe, autoencoder: AutoencoderKL) -> StableDiffus
     learner = Learner(
         layout.make_denoiser(), layout.make_text_encoder(tokenizer), tokenizer, layout.make_noise_schedule()
     )
-    examples = encode_examples(autoencoder, recipe.repeats, recipe.colours.seed)
     average = learner.copied()
-    _follow("colours", train_denoiser(learner, average, examples, recipe.colours, even_shares))
-    learner = average.copied()
-    _follow("shapes", train_denoiser(learner, average, examples, recipe.shapes, middle_shares))
+    for number, lesson in enumerate(recipe.lessons, start=1):
+        examples = encode_examples(autoencoder, lesson.repeats, lesson.places, lesson.course.seed)
+        learner = average.copied()
+        _follow(f"lesson {number}", train_denoiser(learner, average, examples, lesson.course, lesson.even))
     return layout.assemble(autoencoder, average.denoiser, average.text_encoder, tokenizer)
 
 
@@ -108,7 +120,7 @@ def main() -> None:
     torch.set_num_threads(1)
     layout.save(trained_pipeline(SHIPPED, trained_autoencoder(SHIPPED)), folder)
     for file, total in sums(folder).items():
-        print(f"{total}  {file}")
+        print(f"- `{total}` `{file}`")
 
 
 if __name__ == "__main__":

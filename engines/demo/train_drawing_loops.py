@@ -16,12 +16,11 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from engines.demo.train_drawing_prompts import word_prompt
-from engines.demo.world import SIDE, Scene, all_scenes, random_scene, render
+from engines.demo.world import SIDE, Place, Scene, all_scenes, draw, random_place, random_scene
 
 _DIVERGENCE_WEIGHT = 1e-3
 _EMA_DECAY = 0.995
 _WARM_UP_STEPS = 50
-_EVEN_SHARE = 0.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +52,18 @@ def _optimizer(
     return optimizer, one_cycle
 
 
-def pixels_of(scenes: Iterable[Scene], rng: random.Random) -> Tensor:
-    """The scenes, each at a random place, as [n, 3, 64, 64] from -1 to 1."""
-    plain = b"".join(render(scene, rng).tobytes() for scene in scenes)
+Places = Callable[[random.Random], Place]
+
+
+def central_place(rng: random.Random) -> Place:
+    """A large shape near the middle: what shapes-draw is to draw, since so it is learned soonest."""
+    half = rng.uniform(16, 19)
+    return Place(rng.uniform(28, 36), rng.uniform(28, 36), half)
+
+
+def pixels_of(scenes: Iterable[Scene], rng: random.Random, places: Places = random_place) -> Tensor:
+    """The scenes, each at a place of its own, as [n, 3, 64, 64] from -1 to 1."""
+    plain = b"".join(draw(scene, places(rng)).tobytes() for scene in scenes)
     levels = torch.frombuffer(bytearray(plain), dtype=torch.uint8).view(-1, SIDE, SIDE, 3)
     return levels.permute(0, 3, 1, 2).float() / 127.5 - 1
 
@@ -124,11 +132,11 @@ class Examples:
     latents: Tensor
 
 
-def encode_examples(autoencoder: AutoencoderKL, repeats: int, seed: int) -> Examples:
-    """Every scene of the world, at as many random places as there are repeats."""
+def encode_examples(autoencoder: AutoencoderKL, repeats: int, places: Places, seed: int) -> Examples:
+    """Every scene of the world, at as many places as there are repeats."""
     rng, scenes = random.Random(seed), all_scenes()
     with torch.no_grad():
-        latents = [autoencoder.encode(pixels_of(scenes, rng)).latent_dist.mean for _ in range(repeats)]
+        latents = [autoencoder.encode(pixels_of(scenes, rng, places)).latent_dist.mean for _ in range(repeats)]
     return Examples(scenes * repeats, torch.cat(latents) * autoencoder.config.scaling_factor)
 
 
@@ -166,26 +174,28 @@ class Learner:
         return self.text_encoder(ids)[0][[place[prompt] for prompt in prompts]]
 
 
-def even_shares(count: int) -> Tensor:
-    return torch.rand(count)
+def _noise_shares(count: int, even: float) -> Tensor:
+    """Mostly where a shape is decided: with less noise it can be seen, with more there is only colour.
 
-
-def middle_shares(count: int) -> Tensor:
-    """Mostly where a shape is decided: with less noise it can be seen, with more there is only colour."""
+    `even` is the part that is spread evenly instead.
+    """
     middle = torch.sigmoid(torch.randn(count) - 0.6)
-    return torch.where(torch.rand(count) < _EVEN_SHARE, torch.rand(count), middle)
+    return torch.where(torch.rand(count) < even, torch.rand(count), middle)
 
 
 def train_denoiser(
-    learner: Learner, average: Learner, examples: Examples, course: Course, noise_shares: Callable[[int], Tensor]
+    learner: Learner, average: Learner, examples: Examples, course: Course, even: float
 ) -> Iterator[float]:
-    """Trains in place, one step for each loss taken; `average` follows, and draws better than what is trained."""
+    """Trains in place, one step for each loss taken; `average` follows, and draws better than what is trained.
+
+    `even`: the part of the examples whose noise is spread evenly; the others' noise is mostly middling.
+    """
     torch.manual_seed(course.seed)
     rng = random.Random(course.seed)
     optimizer, rates = _optimizer(learner.trained, course)
     for rows in islice(_batches(len(examples.scenes), course.batch, rng), course.broken_off or course.steps):
         prompts = [word_prompt(examples.scenes[row], rng) for row in rows]
-        loss = learner.loss(examples.latents[rows], prompts, noise_shares(len(rows)))
+        loss = learner.loss(examples.latents[rows], prompts, _noise_shares(len(rows), even))
         _step(loss, optimizer, rates, learner.trained)
         _average(average.trained, learner.trained)
         yield loss.item()
