@@ -96,7 +96,7 @@ def test_pipelines_and_processing_are_judged_too(tmp_path: Path) -> None:
         {**common, "model_id": "odd", "model_path": "./sd", "parameters": {"sheduler": "x"}},
     )
     errors = inferctl("check", "-c", write_config(tmp_path, *models), "--json").json["errors"]
-    assert any("a budget of 900 MiB is too small, 1283 MiB would do" in error for error in errors)
+    assert any("a budget of 900 MiB is too small, 1795 MiB would do" in error for error in errors)
     assert any("there is no option sheduler; did you mean scheduler" in error for error in errors)
 
 
