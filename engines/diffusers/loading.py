@@ -115,8 +115,8 @@ def _tune(pipeline: Any, options: EngineOptions) -> None:
     if options.attention_backend is not None and denoiser is not None:
         denoiser.set_attention_backend(options.attention_backend)
     if options.compile and denoiser is not None:
-        # Batches grow and shrink all the time; without this every size would be compiled anew.
-        denoiser.compile(dynamic=True)
+        # For each image size; runs.py says that rows vary. With everything dynamic, compiling takes many minutes.
+        denoiser.compile(dynamic=False)
 
 
 def _sibling(auto: Any, pipeline: Any) -> Any | None:

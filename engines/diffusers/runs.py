@@ -17,7 +17,7 @@ from engines.diffusers.jobs import ImageJob, OnEvent, Preview, Stepped
 from engines.diffusers.order import Place
 from engines.diffusers.pipelines import Pipelines, call_arguments, copy_for_one_job, parameters
 from engines.diffusers.schedulers import Schedulers
-from engines.diffusers.session import Session, StandIn
+from engines.diffusers.session import DenoiserCall, Session, StandIn
 
 
 @dataclass(slots=True, eq=False)
@@ -50,13 +50,14 @@ class Preparation:
         self, pipelines: Pipelines, family: RowFamily, encodings: Encodings, scheduler: str | None = None
     ) -> None:
         self.family = family
-        self.denoiser = getattr(pipelines.draw, family.denoiser)
+        self._denoiser = getattr(pipelines.draw, family.denoiser)
+        self._compiled = getattr(self._denoiser, "_compiled_call_impl", None) is not None
         self._pipelines = pipelines
         self._encodings = encodings
         self._schedulers = Schedulers(pipelines.draw, scheduler)
         self._offloads = bool(getattr(pipelines.draw, "_all_hooks", None))
-        named = inspect.signature(type(self.denoiser).forward).parameters
-        self._stand_in = StandIn(self.denoiser, tuple(name for name in named if name != "self"))
+        named = inspect.signature(type(self._denoiser).forward).parameters
+        self._stand_in = StandIn(self._denoiser, tuple(name for name in named if name != "self"))
 
     def start(self, run: Run) -> None:
         """To the first denoiser call. Raises InvalidJob, or whatever the pipeline raises."""
@@ -70,6 +71,14 @@ class Preparation:
         except ValueError as error:
             # Before the first step, a pipeline raises it for nothing but its arguments.
             raise InvalidJob(str(error), None) from error
+
+    def denoise(self, call: DenoiserCall) -> Any:
+        """The denoiser's answer for all rows of a call."""
+        if self._compiled:
+            # Batches grow and shrink all the time: one compilation serves them all, but for a single row.
+            for tensor in self.family.row_tensors(call):
+                torch._dynamo.maybe_mark_dynamic(tensor, 0)
+        return self._denoiser(**call.arguments)
 
     def _call(self, run: Run) -> tuple[Any, dict[str, Any]]:
         """A copy of the pipeline with the job's own scheduler and no denoiser, and what to call it with."""

@@ -122,7 +122,7 @@ class StepBatcher:
 
     def _denoise(self, call: DenoiserCall) -> Any:
         shape = (self._family.rows(call), self._family.shape(call))
-        return self._memory.within(shape, lambda: self._preparation.denoiser(**call.arguments))
+        return self._memory.within(shape, lambda: self._preparation.denoise(call))
 
     def _did_not_fit(self, key: Hashable, rows: int) -> None:
         self._limits.did_not_fit(key, rows)

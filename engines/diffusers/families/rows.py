@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_leaves
 
 from engines.diffusers.jobs import ImageJob
 from engines.diffusers.session import DenoiserCall
@@ -57,6 +58,11 @@ class RowFamily:
             joined[name] = _stacked([call.arguments[name] for call in calls])
         joined["timestep"] = torch.cat([self._timestep(call) for call in calls])
         return DenoiserCall(joined)
+
+    def row_tensors(self, call: DenoiserCall) -> list[torch.Tensor]:
+        """Every tensor whose first dimension counts rows."""
+        given = [call.arguments.get(name) for name in (*self.rowed, "timestep")]
+        return [leaf for leaf in tree_leaves(given) if isinstance(leaf, torch.Tensor) and leaf.ndim > 0]
 
     def split(self, output: Any, rows: Sequence[int]) -> list[Any]:
         """One answer per call, in the denoiser's own form: a tuple of one."""

@@ -35,6 +35,10 @@ class ZImageFamily(RowFamily):
         joined["t"] = torch.cat([call.arguments["t"] for call in calls])
         return DenoiserCall(joined)
 
+    def row_tensors(self, call: DenoiserCall) -> list[torch.Tensor]:
+        """Images and texts come as lists, one per row; only the time is a tensor of rows."""
+        return [call.arguments["t"]]
+
     def split(self, output: Any, rows: Sequence[int]) -> list[Any]:
         images = list(output[0])
         starts = [sum(rows[:index]) for index in range(len(rows))]
