@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.base import Batching, Launch, ModelLaunch, Target
@@ -169,6 +169,7 @@ def test_a_budget_beyond_the_device_is_refused() -> None:
         launch(CUDA, budget_mib=17_000)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 100_000), st.sampled_from([HOST, CUDA]))
 def test_what_is_launched_may_use_its_budget_and_no_more(budget_mib: int, target: Target) -> None:
     """Whatever the budget, it is refused with one that is larger, or told to the engine as its cap."""

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.base import Call, Ending, NormalError, Probe, Verdict
@@ -89,6 +89,7 @@ def test_other_image_engines_are_understood(status: int, body: Any, expected: tu
     assert found.message
 
 
+@settings(deadline=None)
 @given(st.integers(0, 999), st.binary(max_size=300) | st.builds(lambda v: json.dumps({"error": v}).encode(), st.text()))
 def test_no_body_is_too_strange(status: int, body: bytes) -> None:
     """Whatever an engine answers becomes an error with a sentence and a status that is one."""
@@ -157,6 +158,7 @@ def test_others_answers_are_judged_alike() -> None:
         assert verdict.judge(tail, stream=False) == Verdict(Ending.COMPLETE)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200), st.booleans())
 def test_no_tail_is_too_strange(tail: bytes, stream: bool) -> None:
     """Judging never fails."""

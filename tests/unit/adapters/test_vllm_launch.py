@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import assume, example, given
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from adapters.base import Launch, ModelLaunch, Target
@@ -71,6 +71,7 @@ def test_the_whole_command_line_on_the_host() -> None:
     assert (planned.environment, planned.listen) == ("vllm-cpu", "unix")
 
 
+@settings(deadline=None)
 @given(st.integers(0, 200_000), st.sampled_from(["float32", "bfloat16", "auto"]))
 def test_a_host_budget_is_split_without_a_rest_or_refused(budget_mib: int, dtype: str) -> None:
     """Weights, engine and cache never add up to more than the budget; what is refused really does not fit."""
@@ -129,6 +130,7 @@ def test_several_workers_keep_vllms_own_executor() -> None:
     assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in planned.env
 
 
+@settings(deadline=None)
 @given(total_mib=st.integers(2_000, 200_000), share=st.floats(0.01, 1.0))
 @example(total_mib=10_000, share=0.7737)  # 0.7737 of it is a byte too much, for floats
 def test_the_share_of_a_gpu_never_passes_the_budget(total_mib: int, share: float) -> None:
