@@ -95,11 +95,18 @@ class HostMemory:
         counter = _Counter(self._free_bytes)
         try:
             with counter:
-                return action()
-        finally:
-            self._peaks[shape] = counter.peak
-            if len(self._peaks) > _SHAPES_REMEMBERED:
-                self._peaks.popitem(last=False)
+                result = action()
+        except MemoryError:
+            self._remember(shape, counter.peak)
+            raise
+        # Not after other errors: what stopped early says nothing about the next of this shape.
+        self._remember(shape, counter.peak)
+        return result
+
+    def _remember(self, shape: Hashable, peak: int) -> None:
+        self._peaks[shape] = peak
+        if len(self._peaks) > _SHAPES_REMEMBERED:
+            self._peaks.popitem(last=False)
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[misc]
@@ -114,17 +121,19 @@ class _Counter(TorchDispatchMode):  # type: ignore[misc]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        given = {id(leaf.untyped_storage()) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)}
+        given = {
+            leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)
+        }
         for leaf in tree_leaves(result):
-            if isinstance(leaf, torch.Tensor) and id(leaf.untyped_storage()) not in given:
+            if isinstance(leaf, torch.Tensor) and leaf.untyped_storage()._cdata not in given:
                 self._made(leaf.untyped_storage())
         return result
 
     def _made(self, storage: torch.UntypedStorage) -> None:
-        if id(storage) in self._live:
+        if storage._cdata in self._live:
             return
-        self._live[id(storage)] = storage.nbytes()
-        weakref.finalize(storage, self._gone, id(storage))
+        self._live[storage._cdata] = storage.nbytes()
+        weakref.finalize(storage, self._gone, storage._cdata)
         self._now += storage.nbytes()
         self.peak = max(self.peak, self._now)
         if self._now > self._most_bytes:

@@ -70,6 +70,22 @@ def test_a_known_need_is_refused_before_it_is_tried(pipelines: Pipelines) -> Non
     assert tried == 1
 
 
+def test_an_early_failure_teaches_nothing() -> None:
+    """What fails for another reason leaves its shape unknown: the next of it is counted, and stopped in time."""
+
+    def too_much() -> torch.Tensor:
+        return torch.zeros(1024, 1024)
+
+    def wrong() -> torch.Tensor:
+        raise ValueError("no such prompt")
+
+    memory = HostMemory(SMALL)
+    with pytest.raises(ValueError, match="no such prompt"):
+        memory.within("shape", wrong)
+    with pytest.raises(MemoryError):
+        memory.within("shape", too_much)
+
+
 def test_memory_given_back_counts_no_more() -> None:
     """What is freed on the way may be taken again: the peak counts, not the sum."""
 
