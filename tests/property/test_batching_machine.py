@@ -105,6 +105,12 @@ class BatchingMachine(RuleBasedStateMachine):
             assert due is not None
             assert self.feeding.now < due <= min(head.enqueued_at for head in waiting) + rules.linger_seconds
 
+    @invariant()
+    def nothing_is_due_for_nobody(self) -> None:
+        """An engine stops lingering when the last who waited leaves; else the loop would spin."""
+        if hasattr(self, "feeding") and not self.feeding.waiting():
+            assert self.feeding.dispatcher.wake_at() is None
+
     def teardown(self) -> None:
         """Everybody is served in the end, within as many steps as their rows need one after the other."""
         if not hasattr(self, "feeding"):
@@ -171,4 +177,19 @@ def test_who_was_put_aside_ages_back_in(batch: int, depth_more: int, rows: int, 
         feeding.step()
         feeding.pass_time(1.0)
         assert feeding.now <= end_of_lead + feeding.steps * (most_rows_ahead + 1), "put aside for ever"
+    feeding.close()
+
+
+def test_a_request_for_several_does_not_put_the_aged_aside() -> None:
+    """Also when nobody waits: it would fill more than the free row, and the engine goes by priority."""
+    feeding = Feeding(rules_for(Mode.STEPS, 2, 2))
+    patient = feeding.submit(0)
+    feeding.pass_time(100 * SECONDS_PER_POINT + 1)
+    several = feeding.submit(100, rows=2)
+    one = feeding.submit(100)
+    assert feeding.waiting() == [several, one]
+
+    feeding.finish(feeding.running[0])
+
+    assert feeding.granted == [patient, several]
     feeding.close()
