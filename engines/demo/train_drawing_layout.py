@@ -4,8 +4,8 @@ It builds a Stable-Diffusion layout small enough to train on one core; it trains
 """
 
 import copy
+from itertools import pairwise
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 from diffusers import (
@@ -15,7 +15,7 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from engines.demo.train_drawing_prompts import WORDS
@@ -27,22 +27,28 @@ _START, _END = "<|startoftext|>", "<|endoftext|>"
 
 def make_tokenizer() -> CLIPTokenizer:
     """A CLIP tokenizer in which each word of the world is one token and any other text is read letter by letter."""
-    letters = pre_tokenizers.ByteLevel.alphabet()
-    words = Tokenizer(models.BPE(unk_token=_END, end_of_word_suffix="</w>"))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    words.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=2000,
-        min_frequency=1,
-        show_progress=False,
-        special_tokens=[_START, _END],
-        initial_alphabet=sorted(letters),
-        end_of_word_suffix="</w>",
-    )
-    words.train_from_iterator([*sorted(letters), *WORDS], trainer)
-    with TemporaryDirectory() as folder:
-        vocabulary, merges = words.model.save(folder)
-        return CLIPTokenizer(vocabulary, merges, model_max_length=32)
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges: list[tuple[str, str]] = []
+    for word in WORDS:
+        # A word grows from its left; a later word's merges rank lower, so they leave the earlier words whole.
+        first, *others = _pieces(word, merges)
+        for piece in others:
+            merges.append((first, piece))
+            first += piece
+    grown = [first + second for first, second in merges]
+    tokens = dict.fromkeys([_START, _END, *letters, *(f"{letter}</w>" for letter in letters), *grown])
+    return CLIPTokenizer({token: row for row, token in enumerate(tokens)}, merges, model_max_length=32)
+
+
+def _pieces(word: str, merges: list[tuple[str, str]]) -> list[str]:
+    """The word as byte-pair encoding cuts it: the earliest merge that fits is made first, until none fits."""
+    pieces = [*word[:-1], f"{word[-1]}</w>"]
+    ranks = {pair: rank for rank, pair in enumerate(merges)}
+    while fitting := [pair for pair in pairwise(pieces) if pair in ranks]:
+        best = min(fitting, key=ranks.__getitem__)
+        place = list(pairwise(pieces)).index(best)
+        pieces[place : place + 2] = ["".join(best)]
+    return pieces
 
 
 def make_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
