@@ -19,7 +19,7 @@ from engines.demo.world import Scene, parse, random_scene, render
 
 _BATCH = 25
 _ANSWER_TOKENS = 24
-_LEAST_SHARE = 0.98
+_LEAST_SHARE = 0.95
 
 
 class Captioner:

@@ -1,8 +1,8 @@
 """Trains "shapes-caption", the vision-language model that names a coloured shape and its background.
 
-Run it with the python of an environment that has torch and transformers, in the folder above `engines`:
-`python -m engines.demo.train_caption --output engines/demo/shapes-caption`. Half an hour on one core. The same
-versions, seed and thread count give the same weights. What it reached is measured by `evaluate_caption`.
+Run as `python -m engines.demo.train_caption`, with the python of an environment that has torch and transformers, in
+the folder above `engines`; shapes-caption/MODEL.md says how it was called. The same versions, seed and thread count
+give the same weights. What it reached is measured by `evaluate_caption`.
 """
 
 import argparse
@@ -34,9 +34,8 @@ from engines.demo.train_caption_lessons import Lesson, Sight, make_lesson, spoil
 from engines.demo.world import COLOURS, SHAPES, random_scene
 
 SEED = 20240611
-STEPS = (2800, 500)
 _LOOKING_BATCH, _BATCH, _POOL = 32, 64, 6
-_LONG_BATCH = 12
+_BRIEF_BATCH, _LONG_BATCH = 32, 12
 _RATE, _WARM_STEPS = 1e-3, 100
 _UNSCORED = -100
 _CELLS = 4  # a side of a patch
@@ -91,35 +90,78 @@ def _covered(sights: list[Sight]) -> Tensor:
     return split.permute(0, 1, 3, 2, 4).reshape(-1, rows**2, _CELLS**2)
 
 
+@dataclass(frozen=True, slots=True)
+class Course:
+    """How many steps it learns to look and to speak, and how fast to speak.
+
+    `harm` (first, last) is how much of what it looks at is spoilt.
+    `brief`: it speaks in smaller batches without long questions, of pictures that are spoilt half as often.
+    """
+
+    looking: int
+    speaking: int
+    speaking_rate: float
+    harm: tuple[float, float]
+    brief: bool = False
+
+
+COURSES = (
+    Course(looking=2800, speaking=500, speaking_rate=1e-3, harm=(0.0, 3.0)),
+    # After the first one colours are told apart without fault, and shapes in four of five pictures.
+    Course(looking=2000, speaking=100, speaking_rate=3e-4, harm=(0.5, 0.5)),
+    Course(looking=0, speaking=600, speaking_rate=7e-4, harm=(0.5, 0.5), brief=True),
+    Course(looking=0, speaking=400, speaking_rate=6e-4, harm=(0.5, 0.5), brief=True),
+)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="the folder to write")
-    parser.add_argument("--steps", type=int, nargs=2, default=STEPS, help="of looking alone, and of both")
+    parser.add_argument("--course", type=int, choices=range(1, len(COURSES) + 1), default=1)
+    parser.add_argument("--after", type=Path, help="what the course before wrote")
     parser.add_argument("--seed", type=int, default=SEED)
     options = parser.parse_args()
     rng = random.Random(options.seed)
     torch.manual_seed(options.seed)
-    tokenizer = make_tokenizer(tokenizer_texts())
-    model = make_model(tokenizer)
-    train(model, tokenizer, rng, tuple(options.steps))
+    if options.after is None:
+        tokenizer = make_tokenizer(tokenizer_texts())
+        model = make_model(tokenizer)
+    else:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(options.after)
+        model = LlavaForConditionalGeneration.from_pretrained(options.after, dtype=torch.float32)
+    train(model, tokenizer, rng, COURSES[options.course - 1])
     save_folder(model, tokenizer, options.output)
 
 
 def train(
-    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, rng: random.Random, steps: tuple[int, int]
+    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, rng: random.Random, course: Course
 ) -> None:
-    """First the eyes alone, which is quick, then everything; `steps` of each."""
+    """First the eyes alone, which is quick, then everything."""
     glance = Glance(model.config.text_config.hidden_size)
     model.model.multi_modal_projector.register_forward_hook(glance.keep)
     model.train()
     eyes = [*model.model.vision_tower.parameters(), *model.model.multi_modal_projector.parameters()]
-    _learn("looking", [*eyes, *glance.parameters()], _looking(model, glance, rng, steps[0]), steps[0])
-    _learn("speaking", [*model.parameters(), *glance.parameters()], _speaking(model, glance, tokenizer, rng), steps[1])
+    batches = (_brief_batches if course.brief else _batches)(rng, tokenizer)
+    looking, speaking = (
+        _looking(model, glance, rng, course),
+        _speaking(model, glance, int(tokenizer.pad_token_id), batches),
+    )
+    _learn("looking", _optimizer([*eyes, *glance.parameters()], _RATE), looking, course.looking)
+    _learn(
+        "speaking",
+        _optimizer([*model.parameters(), *glance.parameters()], course.speaking_rate),
+        speaking,
+        course.speaking,
+    )
 
 
-def _learn(name: str, weights: list[nn.Parameter], losses: Iterator[Tensor], steps: int) -> None:
+def _optimizer(weights: list[nn.Parameter], rate: float) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(weights, lr=rate, weight_decay=0.01, betas=(0.9, 0.98))
+
+
+def _learn(name: str, optimizer: torch.optim.Optimizer, losses: Iterator[Tensor], steps: int) -> None:
     """Lower the losses as they come; each is computed with the weights as they are by then."""
-    optimizer = torch.optim.AdamW(weights, lr=_RATE, weight_decay=0.01, betas=(0.9, 0.98))
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate_share(step, steps))
     begun_at = time.monotonic()
     for step, loss in enumerate(islice(losses, steps), start=1):
@@ -132,10 +174,13 @@ def _learn(name: str, weights: list[nn.Parameter], losses: Iterator[Tensor], ste
             print(f"{name}: step {step}, loss {loss:.4f}, {time.monotonic() - begun_at:.0f} s", flush=True)
 
 
-def _looking(model: LlavaForConditionalGeneration, glance: Glance, rng: random.Random, steps: int) -> Iterator[Tensor]:
-    """From plain pictures to spoilt ones: shapes are learnt much sooner where nothing hides them."""
-    for step in range(steps):
-        harm = step / (steps / 3)
+def _looking(
+    model: LlavaForConditionalGeneration, glance: Glance, rng: random.Random, course: Course
+) -> Iterator[Tensor]:
+    """At first from plain pictures to spoilt ones: shapes are learnt much sooner where nothing hides them."""
+    first, last = course.harm
+    for step in range(course.looking):
+        harm = first + (last - first) * step / course.looking
         sights = [spoilt(random_scene(rng), rng, harm=harm) for _ in range(_LOOKING_BATCH)]
         pixels = _pixels([sight.picture for sight in sights])
         model.model.multi_modal_projector(model.model.vision_tower(pixels).last_hidden_state[:, 1:])
@@ -143,10 +188,10 @@ def _looking(model: LlavaForConditionalGeneration, glance: Glance, rng: random.R
 
 
 def _speaking(
-    model: LlavaForConditionalGeneration, glance: Glance, tokenizer: PreTrainedTokenizerFast, rng: random.Random
+    model: LlavaForConditionalGeneration, glance: Glance, pad: int, batches: Iterator[list[Row]]
 ) -> Iterator[Tensor]:
-    for rows in _batches(rng, tokenizer):
-        spoken = model(**_tensors(rows, int(tokenizer.pad_token_id))).loss
+    for rows in batches:
+        spoken = model(**_tensors(rows, pad)).loss
         yield spoken + glance.loss([row.lesson.sight for row in rows if row.lesson.sight])
 
 
@@ -166,8 +211,18 @@ def _batches(rng: random.Random, tokenizer: PreTrainedTokenizerFast) -> Iterator
         yield from rng.sample(batches, len(batches))
 
 
-def _rows(rng: random.Random, tokenizer: PreTrainedTokenizerFast, count: int, *, long: bool) -> list[Row]:
-    made = (_row(make_lesson(rng, long=long), tokenizer) for _ in repeat(None))
+def _brief_batches(rng: random.Random, tokenizer: PreTrainedTokenizerFast) -> Iterator[list[Row]]:
+    """Half as many rows, none of them long, and pictures that are spoilt half as often: more steps in the same time."""
+    while True:
+        pool = sorted(_rows(rng, tokenizer, _BATCH * _POOL, long=False, harm=0.5), key=lambda row: len(row.ids))
+        batches = [pool[start : start + _BRIEF_BATCH] for start in range(0, len(pool), _BRIEF_BATCH)]
+        yield from rng.sample(batches, len(batches))
+
+
+def _rows(
+    rng: random.Random, tokenizer: PreTrainedTokenizerFast, count: int, *, long: bool, harm: float = 1.0
+) -> list[Row]:
+    made = (_row(make_lesson(rng, long=long, harm=harm), tokenizer) for _ in repeat(None))
     return list(islice((row for row in made if len(row.ids) <= CONTEXT_TOKENS), count))
 
 

@@ -83,7 +83,7 @@ def tokenizer_texts() -> list[str]:
     return captions + [NO_PICTURE] * 8 + list(QUESTIONS + _SYSTEMS) * 4
 
 
-def make_lesson(rng: random.Random, *, long: bool) -> Lesson:
+def make_lesson(rng: random.Random, *, long: bool, harm: float = 1.0) -> Lesson:
     """A random lesson; a long one has a question of hundreds of characters."""
     scene = None if rng.random() < 0.06 else random_scene(rng)
     answer = scene.prompt if scene else NO_PICTURE
@@ -94,7 +94,7 @@ def make_lesson(rng: random.Random, *, long: bool) -> Lesson:
         messages += [{"role": "assistant", "content": answer}, {"role": "user", "content": _question(rng)}]
     if rng.random() < 0.2:
         messages.insert(0, {"role": "system", "content": rng.choice(_SYSTEMS)})
-    return Lesson(messages, answer, None if scene is None else spoilt(scene, rng))
+    return Lesson(messages, answer, None if scene is None else spoilt(scene, rng, harm=harm))
 
 
 def _question(rng: random.Random) -> str:
