@@ -45,7 +45,7 @@ def random_scenes(count: int, seed: int) -> list[Scene]:
 
 
 def drawings(
-    pipeline: StableDiffusionPipeline, scenes: list[Scene], seed: int, *, steps: int = 20, guidance: float = 3.0
+    pipeline: StableDiffusionPipeline, scenes: list[Scene], seed: int, *, steps: int = 20, guidance: float = 1.5
 ) -> Iterator[Image.Image]:
     """One drawing of each scene's prompt, the first from this seed, the next from the one after."""
     for start in range(0, len(scenes), _BATCH):
@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=SHAPES_DRAW)
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--guidance", type=float, default=1.5)
     arguments = parser.parse_args()
     found = evaluate(arguments.model, arguments.count, arguments.steps, arguments.guidance)
     for name, wrong in found.items():

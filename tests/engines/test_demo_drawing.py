@@ -63,13 +63,13 @@ def test_a_hundred_random_prompts_are_drawn_right(pipeline: StableDiffusionPipel
 
 @pytest.mark.parametrize("name", sorted(SCHEDULERS))
 def test_every_scheduler_draws_right(pipeline: StableDiffusionPipeline, name: str) -> None:
-    """With any of the usual schedulers at least 37 of 40 drawings come out right."""
+    """With any of the usual schedulers at least 38 of 40 drawings come out right."""
     other = StableDiffusionPipeline(**pipeline.components, requires_safety_checker=False)
     other.set_progress_bar_config(disable=True)
     other.scheduler = SCHEDULERS[name].from_config(pipeline.scheduler.config)
     scenes = random_scenes(40, seed=7)
     wrong = misses(scenes, drawings(other, scenes, seed=500))
-    assert len(wrong) <= 3, wrong
+    assert len(wrong) <= 2, wrong
 
 
 def test_a_drawing_is_redrawn_as_another_scene(pipeline: StableDiffusionPipeline) -> None:
@@ -128,7 +128,7 @@ def test_the_weights_are_those_that_the_recipe_names() -> None:
     assert {name: total for total, name in told} == sums(SHAPES_DRAW) != {}
     files = [file for file in SHAPES_DRAW.rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) < 6 * 1024**2
-    assert {file.suffix for file in files} == {".json", ".md", ".safetensors", ""}
+    assert {file.suffix for file in files} == {".json", ".md", ".safetensors", ".toml", ""}
     assert "Apache License, Version 2.0" in (SHAPES_DRAW / "LICENSE").read_text()
 
 
