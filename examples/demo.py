@@ -1,4 +1,4 @@
-"""A tour in five minutes: a real model, two streams at once, a swap under a budget, and nothing left behind.
+"""A tour in minutes: a real model, two streams at once, pictures drawn, named and upscaled, swaps, nothing left behind.
 
 Starts the service as its own process and talks to it through the official
 OpenAI SDK only; what it shows of the inside comes from the admin API.
@@ -20,6 +20,7 @@ from typing import TextIO
 
 import httpx
 import psutil
+from demo_pictures import CAPTION, DRAW, WANTED, caption, draw, draw_together, keep, same_scene, upscale
 from openai import AsyncOpenAI
 from rich.console import Console
 from rich.live import Live
@@ -28,6 +29,7 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "config" / "demo" / "inference_manager.json"
 STATE = ROOT / ".demo"
+PICTURES = ROOT / "demo-pictures"
 CHAT, EMBED = "smollm2-135m", "all-minilm-l6-v2"
 QUESTION = "What is the capital of France?"
 
@@ -176,8 +178,31 @@ def _side_by_side(texts: dict[str, str]) -> Table:
     return table
 
 
+async def pictures(client: AsyncOpenAI, admin: httpx.AsyncClient, timings: Timings) -> None:
+    out.rule(f"3. {WANTED.prompt}")
+    began = time.monotonic()
+    async with reasons(admin, DRAW):
+        drawing = await draw(client, WANTED.prompt, seed=1)
+    timings.note("draw: request to picture, engine started", time.monotonic() - began)
+    timings.note("eight callers draw at once", await draw_together(client))
+    began = time.monotonic()
+    upscaled = await upscale(admin, drawing)
+    timings.note("upscale: request to picture, engine started", time.monotonic() - began)
+    await ledger(admin)
+    began = time.monotonic()
+    async with reasons(admin, CAPTION):
+        said = await caption(client, drawing)
+    timings.note("caption: request to text, after a swap", time.monotonic() - began)
+    out.print(f"asked for: {WANTED.prompt}\ncaption:   [bold green]{said}[/bold green]")
+    if wrong := same_scene(drawing, said, upscaled):
+        raise SystemExit("; ".join(wrong))
+    for path in keep(PICTURES, drawing, upscaled):
+        out.print(f"see {path.relative_to(ROOT)}")
+    await ledger(admin)
+
+
 async def swap(client: AsyncOpenAI, admin: httpx.AsyncClient, timings: Timings) -> None:
-    out.rule(f"3. {EMBED} under a budget that holds only one")
+    out.rule(f"4. {EMBED} under the same budget")
     await ledger(admin)
     began = time.monotonic()
     async with reasons(admin, EMBED):
@@ -220,6 +245,7 @@ async def main() -> None:
             client = AsyncOpenAI(base_url=f"{address}/v1", api_key="none", timeout=1800, max_retries=0)
             await first_answer(client, admin, timings)
             await two_streams(client, timings)
+            await pictures(client, admin, timings)
             await swap(client, admin, timings)
             await client.close()
         stopping = time.monotonic()
