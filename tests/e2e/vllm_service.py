@@ -26,9 +26,14 @@ _MIB = 1024 * 1024
 
 
 def shipped_models() -> list[dict[str, Any]]:
-    """The entries of config/models.json, with few slots so that a line forms behind two streams."""
+    """The text models of config/models.json, with few slots so that a line forms behind two streams."""
+    return [{**entry, "max_concurrency": SLOTS} for entry in shipped(CHAT, EMBED)]
+
+
+def shipped(*model_ids: str) -> list[dict[str, Any]]:
+    """These entries of config/models.json as they stand."""
     models: list[dict[str, Any]] = json.loads(_SHIPPED.read_text())["models"]
-    return [{**entry, "max_concurrency": SLOTS} for entry in models]
+    return [entry for entry in models if entry["model_id"] in model_ids]
 
 
 def configure(service: Service, models: list[dict[str, Any]], **sections: Any) -> None:
