@@ -87,7 +87,7 @@ class Serving:
         except asyncio.CancelledError:
             if not watch.gone:
                 raise
-            exchange.close(Outcome.CANCELLED, status=_CLIENT_CLOSED_REQUEST)
+            exchange.leave(_CLIENT_CLOSED_REQUEST)
             _forgive_cancellation()
         finally:
             self._lingering.leave(watch)

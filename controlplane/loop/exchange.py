@@ -150,6 +150,15 @@ class Exchange:
         self._record(outcome, error, status)
         self._ended(self)
 
+    def leave(self, status: int) -> None:
+        """The caller went away: cancelled, unless it left because the engine had told it of a failure."""
+        verdict = self._verdict_of_tail() if self._tail else None
+        if verdict is not None and verdict.ending is Ending.ERROR:
+            told = _broken_off(verdict)
+            self.close(Outcome.FAILED, told, told.error.status)
+        else:
+            self.close(Outcome.CANCELLED, status=status)
+
     async def _respond(self, on_wait: OnWait | None) -> Response:
         while True:
             lease = await self._obtain(on_wait)
@@ -245,7 +254,7 @@ class Exchange:
             self._tally.completion_tokens += verdict.completion_tokens
         self._verdict = verdict
         if verdict.ending is not Ending.COMPLETE:
-            raise rejections.aborted(verdict.message or "the engine broke off its answer")
+            raise _broken_off(verdict)
 
     def _journal_start(self, lease: Lease) -> None:
         """Only for calls that last: a crash leaves a row that says where the call was."""
@@ -284,6 +293,10 @@ class Exchange:
                 first_byte_seconds=None if first is None or granted is None else first - granted,
             )
         )
+
+
+def _broken_off(verdict: Verdict) -> RequestRejected:
+    return rejections.aborted(verdict.message or "the engine broke off its answer")
 
 
 def _content_type(response: Response) -> bytes:
