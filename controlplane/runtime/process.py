@@ -9,24 +9,24 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 import structlog
 
 from adapters.endpoint import Endpoint
 from controlplane.errors import RuntimeFailure
 from controlplane.ports import Devices, ReplicaExit, ReplicaOrder, RunningReplica
+from controlplane.runtime.in_flight import InFlight, cancel
+from controlplane.runtime.patience import Patience
 from controlplane.runtime.process_exit import open_pidfd
 from controlplane.runtime.process_files import ReplicaFiles
 from controlplane.runtime.process_found import Found, Sightings, look
 from controlplane.runtime.process_launch import Interpreters, Launched, Place, launch
 from controlplane.runtime.process_log import LogLimits, ReplicaLog
-from controlplane.runtime.process_stop import Patience, end_tree
+from controlplane.runtime.process_stop import end_tree
 from controlplane.runtime.process_tree import Process, find_trees, memory_mib
 from controlplane.runtime.process_watch import ExitReports
 from controlplane.runtime.sockets import free_port
 
-T = TypeVar("T")
 _log = structlog.get_logger(__name__)
 
 
@@ -42,18 +42,6 @@ class ProcessSettings:
     base_env: Mapping[str, str]
     tcp_host: str = "127.0.0.1"
     log_limits: LogLimits = field(default_factory=LogLimits)
-
-
-@dataclass(frozen=True, slots=True)
-class _Start:
-    generation: int
-    task: asyncio.Task[RunningReplica]
-
-
-@dataclass(frozen=True, slots=True)
-class _Stop:
-    task: asyncio.Task[None]
-    patience: Patience
 
 
 class ProcessRuntime:
@@ -75,35 +63,16 @@ class ProcessRuntime:
         self._interpreters = interpreters
         self._devices = devices
         self._exits = ExitReports(on_exit, self.log_tail)
-        self._starts: dict[str, _Start] = {}
-        self._stops: dict[str, _Stop] = {}
+        self._in_flight = InFlight(self._start, self._stop)
         self._ports: dict[str, int] = {}
         self._changes = 0
         self._log_upkeep: asyncio.Task[None] | None = None
 
     async def start(self, order: ReplicaOrder, progress: Callable[[str], None]) -> RunningReplica:
-        while (stop := self._stops.get(order.replica_id)) is not None:
-            await _outcome(stop.task, f"cannot start replica {order.replica_id}: its stop was broken off")
-        start = self._starts.get(order.replica_id) or self._begin_start(order, progress)
-        if start.generation != order.generation:
-            raise RuntimeFailure(
-                f"cannot start replica {order.replica_id}: its generation {start.generation} is starting; stop it first"
-            )
-        try:
-            return await _outcome(start.task, f"cannot start replica {order.replica_id}: stopped while it started")
-        except asyncio.CancelledError:
-            await _cancel(start.task)
-            raise
+        return await self._in_flight.start(order, progress)
 
     async def stop(self, replica_id: str, grace_seconds: float) -> None:
-        stop = self._stops.get(replica_id)
-        if stop is None:
-            patience = Patience(grace_seconds)
-            stop = _Stop(asyncio.create_task(self._stop(replica_id, patience)), patience)
-            self._stops[replica_id] = stop
-            stop.task.add_done_callback(lambda _: self._stops.pop(replica_id))
-        stop.patience.shorten(grace_seconds)
-        await _outcome(stop.task, f"cannot stop replica {replica_id}: the control plane is closing")
+        await self._in_flight.stop(replica_id, grace_seconds)
 
     async def running(self) -> Sequence[RunningReplica]:
         found = await self._look_undisturbed()
@@ -129,17 +98,10 @@ class ProcessRuntime:
         return await asyncio.to_thread(self._log(replica_id).tail, lines)
 
     async def close(self) -> None:
-        for task in [*(start.task for start in self._starts.values()), *(stop.task for stop in self._stops.values())]:
-            await _cancel(task)
+        await self._in_flight.close()
         if self._log_upkeep is not None:
-            await _cancel(self._log_upkeep)
+            await cancel(self._log_upkeep)
         self._exits.close()
-
-    def _begin_start(self, order: ReplicaOrder, progress: Callable[[str], None]) -> _Start:
-        start = _Start(order.generation, asyncio.create_task(self._start(order, progress)))
-        self._starts[order.replica_id] = start
-        start.task.add_done_callback(lambda _: self._starts.pop(order.replica_id))
-        return start
 
     async def _start(self, order: ReplicaOrder, progress: Callable[[str], None]) -> RunningReplica:
         with _failing_as(f"cannot start replica {order.replica_id}"):
@@ -180,8 +142,6 @@ class ProcessRuntime:
             await self._end(order.replica_id, None, Patience(0))
 
     async def _stop(self, replica_id: str, patience: Patience) -> None:
-        if (start := self._starts.get(replica_id)) is not None:
-            await _cancel(start.task)
         self._exits.mute(replica_id)
         with _failing_as(f"cannot stop replica {replica_id}"):
             leaders = [one.leader for one in await self._look(replica_id) if one.leader is not None]
@@ -208,7 +168,7 @@ class ProcessRuntime:
 
     def _watch_found(self, one: Found) -> None:
         """Watch it, unless a start or stop that is under way looks after it."""
-        if one.tree.label.replica_id not in self._starts and one.tree.label.replica_id not in self._stops:
+        if one.tree.label.replica_id not in self._in_flight:
             self._watch(one)
 
     def _watch(self, one: Found) -> None:
@@ -254,24 +214,6 @@ class ProcessRuntime:
 
     def _log(self, replica_id: str) -> ReplicaLog:
         return ReplicaLog(self._files(replica_id).log, self._settings.log_limits)
-
-
-async def _outcome(task: asyncio.Task[T], if_cancelled: str) -> T:
-    """Its result, shared: the caller's own cancellation leaves it running; being cancelled by others is a failure."""
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        caller = asyncio.current_task()
-        if caller is not None and not caller.cancelling():
-            raise RuntimeFailure(if_cancelled) from None
-        raise
-
-
-async def _cancel(task: asyncio.Task[T]) -> None:
-    """Cancel it once, for a second time would break off its cleaning up, and wait until it is over."""
-    if not task.done() and not task.cancelling():
-        task.cancel()
-    await asyncio.wait([task])
 
 
 @contextlib.contextmanager

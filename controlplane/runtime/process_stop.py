@@ -5,12 +5,12 @@ order of their own. What it leaves behind is asked next. Without a leader nobody
 can reach the rest, so it is killed at once. The caller says how to find them.
 """
 
-import asyncio
 import contextlib
 import os
 import signal
 from collections.abc import Awaitable, Callable, Sequence
 
+from controlplane.runtime.patience import Patience
 from controlplane.runtime.process_exit import opened, send, until_gone
 from controlplane.runtime.process_tree import Process, start_time
 
@@ -19,29 +19,6 @@ Find = Callable[[], Awaitable[Sequence[Process]]]
 # A process that forks while we read /proc can hide its child from one look, hardly from two.
 _EMPTY_LOOKS = 2
 _KILLED_WITHIN_SECONDS = 1.0
-
-
-class Patience:
-    """How long a stop waits before it kills; a second caller may shorten it."""
-
-    def __init__(self, seconds: float) -> None:
-        self._deadline = asyncio.get_running_loop().time() + seconds
-        self._timeout: asyncio.Timeout | None = None
-
-    def shorten(self, seconds: float) -> None:
-        self._deadline = min(self._deadline, asyncio.get_running_loop().time() + seconds)
-        if self._timeout is not None and not self._timeout.expired():
-            self._timeout.reschedule(self._deadline)
-
-    async def cut_off(self, work: Awaitable[None]) -> None:
-        """Await `work`, or cancel it when patience ends."""
-        try:
-            async with asyncio.timeout_at(self._deadline) as self._timeout:
-                await work
-        except TimeoutError:
-            return
-        finally:
-            self._timeout = None
 
 
 async def end_tree(find: Find, leader: Process | None, patience: Patience) -> None:
