@@ -16,12 +16,16 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True, slots=True)
 class ReplicaOrder:
-    """Run this replica. Name and labels follow from its row, so starting twice finds the first."""
+    """Run this replica. Name and labels follow from its row, so starting twice finds the first.
+
+    `gpus` are the indexes of the accelerators it may see.
+    """
 
     replica_id: str
     generation: int
     config_hash: str
     launch: Launch
+    gpus: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,8 @@ class LaunchBook:
         folder = await self._folder(settings.model_path, say)
         model = settings.launch(folder, replica.reserved_mib, self.options.get(settings.engine.value, {}))
         launch = entry.adapter.launch(model, Target(device.kind, device.index, device.total_mib))
-        return ReplicaOrder(replica.replica_id, replica.generation, entry.config_hash, launch)
+        gpus = (device.index,) if device.kind == "cuda" else ()
+        return ReplicaOrder(replica.replica_id, replica.generation, entry.config_hash, launch, gpus)
 
     async def _folder(self, configured: str | None, say: Say) -> str:
         if configured is None:

@@ -8,6 +8,7 @@ import pytest
 import uvloop
 
 from tests.contract.desk import Desk
+from tests.contract.docker_world import DockerWorld
 from tests.contract.runtime_worlds import FakeWorld, ProcessWorld, SimulatedWorld, World
 
 
@@ -15,12 +16,18 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.Abstrac
     return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 
-@pytest.fixture(params=["fake", "tiny", "simulated"])
+@pytest.fixture(params=["fake", "tiny", "simulated", "docker"])
 async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
     if request.param == "fake":
         yield FakeWorld()
         return
     async with Desk(tmp_path / "desk") as desk:
+        if request.param == "docker":
+            containers = DockerWorld(tmp_path, desk)
+            containers.open()
+            yield containers
+            await containers.close()
+            return
         kind = ProcessWorld if request.param == "tiny" else SimulatedWorld
         processes = kind(tmp_path, desk)
         yield processes

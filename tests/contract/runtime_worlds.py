@@ -66,7 +66,10 @@ class Crash:
 
 
 class World(Protocol):
-    """What the contract's tests need. Orders with `environment` SLOW wait, with BROKEN fail."""
+    """What the contract's tests need. Orders with `environment` SLOW wait, with BROKEN fail in `broken_words`."""
+
+    @property
+    def broken_words(self) -> str: ...
 
     def control_plane(self, store: str = "one") -> ControlPlane: ...
 
@@ -106,6 +109,8 @@ def environment_of(pid: int) -> dict[str, str]:
 
 class ProcessWorld:
     """Real processes on this machine; stores of its own in every test."""
+
+    broken_words = "cannot install broken"
 
     def __init__(self, state_dir: Path, desk: Desk, limits: LogLimits | None = None) -> None:
         self.state_dir = state_dir
@@ -194,6 +199,8 @@ class SimulatedWorld(ProcessWorld):
 
 class FakeWorld:
     """The fake runtime on its fake host."""
+
+    broken_words = "cannot install broken"
 
     def __init__(self) -> None:
         self.host = FakeHost()

@@ -112,7 +112,7 @@ async def test_a_stopped_replica_starts_again_in_the_same_generation(world: Worl
 async def test_a_failed_start_says_why_and_leaves_nothing(world: World) -> None:
     """A broken environment is a RuntimeFailure that names the replica; afterwards a good start succeeds."""
     plane = world.control_plane()
-    with pytest.raises(RuntimeFailure, match="cannot start replica llm-0: cannot install broken"):
+    with pytest.raises(RuntimeFailure, match=f"cannot start replica llm-0: {world.broken_words}"):
         await start(plane, world.order("llm-0", environment=BROKEN))
     assert list(await plane.runtime.running()) == []
     await start(plane, world.order("llm-0", generation=2))

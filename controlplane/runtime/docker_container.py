@@ -1,0 +1,192 @@
+"""From an order to what the engine is asked to create. Pure: every limit and every guard of a container is here."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from docker.types import DeviceRequest, LogConfig, Mount
+
+from controlplane.errors import RuntimeFailure
+from controlplane.ports import ReplicaOrder
+from controlplane.runtime.docker_label import container_name, to_labels
+
+PORT = 8000
+_TOKEN = re.compile(r"\{(python|uds|host|port)\}")
+_LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A folder that engines see under the very path it has here. `source`: a host path, or a volume's name."""
+
+    path: str
+    source: str
+    read_only: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class EngineImage:
+    """The image that stands for an engine environment, and the Python in it."""
+
+    name: str
+    python: str = "python3"
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerLimits:
+    """What every engine's container may take; None: no limit. Memory in MiB."""
+
+    memory_mib: int | None = None
+    cpus: float | None = None
+    shm_mib: int = 1024
+    pids: int = 4096
+    tmp_mib: int = 1024
+    log_mib: int = 16
+    log_files: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class DockerSettings:
+    """How containers are made.
+
+    `images` maps an environment's name to its image, None standing for engines without one. `sockets` is the folder
+    that engines put their unix sockets into, `network` the private one for engines that listen on TCP; `on_network`:
+    we are on it ourselves, so nothing is published.
+    """
+
+    store_id: str
+    images: Mapping[str | None, EngineImage]
+    sockets: Share
+    network: str
+    on_network: bool = False
+    shares: tuple[Share, ...] = ()
+    user: str | None = None
+    base_env: Mapping[str, str] = field(default_factory=dict)
+    limits: ContainerLimits = field(default_factory=ContainerLimits)
+
+    def image(self, environment: str | None) -> EngineImage:
+        """Raises RuntimeFailure when none is configured."""
+        image = self.images.get(environment)
+        if image is None:
+            known = ", ".join(sorted(str(name) for name in self.images))
+            raise RuntimeFailure(f"no image is configured for the engine environment {environment}; there are: {known}")
+        return image
+
+
+@dataclass(frozen=True, slots=True)
+class _Address:
+    """Where the engine is told to listen, inside its container."""
+
+    socket: str | None
+    port: int | None
+
+
+def creation(order: ReplicaOrder, settings: DockerSettings) -> dict[str, Any]:
+    """The keyword arguments for the SDK's `containers.create`. Raises RuntimeFailure."""
+    image = settings.image(order.launch.environment)
+    unix = order.launch.listen == "unix"
+    address = _Address(socket_path(settings, order.replica_id) if unix else None, None if unix else PORT)
+    argv = [_filled(word, image, address) for word in order.launch.argv]
+    env = {name: _filled(value, image, address) for name, value in order.launch.env.items()}
+    return {
+        "image": image.name,
+        "entrypoint": argv[:1],
+        "command": argv[1:],
+        "name": container_name(settings.store_id, order.replica_id),
+        "labels": to_labels(order, settings.store_id, address.socket, address.port),
+        "environment": {**settings.base_env, **env, **_gpu_env(order)},
+        "mounts": _mounts(settings, unix=unix),
+        **_network(settings, unix=unix),
+        **_guards(settings),
+        **_limits(settings.limits),
+        **_gpus(order),
+        # Ours to restart: with a back-off, and when the plan says so.
+        "restart_policy": {"Name": "no"},
+        "stdin_open": False,
+        "tty": False,
+    }
+
+
+def socket_path(settings: DockerSettings, replica_id: str) -> str:
+    return f"{settings.sockets.path}/{container_name(settings.store_id, replica_id)}.sock"
+
+
+def _filled(text: str, image: EngineImage, address: _Address) -> str:
+    values = {
+        "python": image.python,
+        "uds": address.socket,
+        "host": None if address.port is None else "0.0.0.0",  # noqa: S104  # inside its own network namespace
+        "port": None if address.port is None else str(address.port),
+    }
+
+    def value(match: re.Match[str]) -> str:
+        found = values[match[1]]
+        if found is None:
+            raise RuntimeFailure(f"its launch uses {match[0]}, which it does not listen on")
+        return found
+
+    return _TOKEN.sub(value, text)
+
+
+def _mounts(settings: DockerSettings, *, unix: bool) -> list[Mount]:
+    shares = [*settings.shares, settings.sockets] if unix else settings.shares
+    return [_mount(share) for share in shares]
+
+
+def _mount(share: Share) -> Mount:
+    if share.source.startswith("/"):
+        return Mount(share.path, share.source, type="bind", read_only=share.read_only)
+    return Mount(share.path, share.source, type="volume", read_only=share.read_only)
+
+
+def _network(settings: DockerSettings, *, unix: bool) -> dict[str, Any]:
+    if unix:  # it speaks through its socket only, so it needs no network at all
+        return {"network_mode": "none"}
+    published = {} if settings.on_network else {"ports": {f"{PORT}/tcp": (_LOOPBACK, None)}}
+    return {"network": settings.network, **published}
+
+
+def _guards(settings: DockerSettings) -> dict[str, Any]:
+    guards: dict[str, Any] = {
+        "init": True,  # PID 1 without handlers ignores SIGTERM, and nobody would reap
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges:true"],
+        "read_only": True,
+        "tmpfs": {"/tmp": f"rw,nosuid,size={settings.limits.tmp_mib}m,mode=1777"},  # noqa: S108  # the container's own
+    }
+    if settings.user is not None:
+        guards["user"] = settings.user
+    return guards
+
+
+def _limits(limits: ContainerLimits) -> dict[str, Any]:
+    asked: dict[str, Any] = {
+        "shm_size": f"{limits.shm_mib}m",
+        "pids_limit": limits.pids,
+        "log_config": LogConfig(
+            type=LogConfig.types.JSON,
+            config={"max-size": f"{limits.log_mib}m", "max-file": str(limits.log_files)},
+        ),
+    }
+    if limits.memory_mib is not None:
+        asked["mem_limit"] = f"{limits.memory_mib}m"
+    if limits.cpus is not None:
+        asked["nano_cpus"] = int(limits.cpus * 1e9)
+    return asked
+
+
+def _gpus(order: ReplicaOrder) -> dict[str, Any]:
+    if not order.gpus:
+        return {}
+    return {"device_requests": [DeviceRequest(device_ids=[str(gpu) for gpu in order.gpus], capabilities=[["gpu"]])]}
+
+
+def _gpu_env(order: ReplicaOrder) -> dict[str, str]:
+    """Inside the container its devices are numbered from 0. NVIDIA_VISIBLE_DEVICES: older runtimes look at it alone."""
+    if not order.gpus:
+        return {}
+    return {
+        "NVIDIA_VISIBLE_DEVICES": ",".join(str(gpu) for gpu in order.gpus),
+        "CUDA_VISIBLE_DEVICES": ",".join(str(index) for index in range(len(order.gpus))),
+    }

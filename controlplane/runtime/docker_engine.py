@@ -1,0 +1,91 @@
+"""The Docker Engine behind one seam: SDK calls in threads, SDK errors as RuntimeFailure, one place for both.
+
+Knows nothing of replicas. The SDK is synchronous; each thread has a client of its own, for they share no session.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from typing import TypeVar
+
+import docker
+import requests
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+
+from controlplane.errors import RuntimeFailure
+
+T = TypeVar("T")
+_THREADS = 8
+_TIMEOUT_SECONDS = 60
+# Enough for Debian's oldest engine in use; the SDK speaks the engine's own version from there on.
+_LOWEST_API = "1.41"
+
+
+class ContainerMissing(RuntimeFailure):
+    """The container that a call was about is gone."""
+
+
+class ImageMissing(RuntimeFailure):
+    """An image is neither here nor to be had."""
+
+
+class DockerEngine:
+    """One engine at `address`, such as unix:///var/run/docker.sock; never taken from the surroundings."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="docker")
+        self._local = threading.local()
+        self._clients: list[docker.DockerClient] = []
+
+    async def call(self, what: Callable[[docker.DockerClient], T]) -> T:
+        """Run `what` in a thread. Raises RuntimeFailure, or its kinds above."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._call, what)
+
+    def open(self) -> docker.DockerClient:
+        """A client of the caller's own, for what reads for as long as it lives. Raises RuntimeFailure."""
+        with mapped():
+            return docker.DockerClient(base_url=self._address, version="auto", timeout=_TIMEOUT_SECONDS)
+
+    async def close(self) -> None:
+        """Wait for the calls under way, then let go of every connection."""
+        await asyncio.to_thread(self._pool.shutdown)
+        for client in self._clients:
+            client.close()
+
+    def _call(self, what: Callable[[docker.DockerClient], T]) -> T:
+        with mapped():
+            client = getattr(self._local, "client", None)
+            if client is None:
+                client = self._local.client = self.open()
+                self._clients.append(client)
+            return what(client)
+
+
+def tell(loop: asyncio.AbstractEventLoop, what: Callable[..., None], *arguments: object) -> None:
+    """Call `what` in the loop, from a thread that may outlive it."""
+    with suppress(RuntimeError):  # the loop is closed: nobody is left to hear
+        loop.call_soon_threadsafe(what, *arguments)
+
+
+@contextmanager
+def mapped() -> Iterator[None]:
+    """The SDK's exceptions, by what can be done about them."""
+    try:
+        yield
+    except ImageNotFound as exc:
+        raise ImageMissing(_said(exc)) from exc
+    except NotFound as exc:
+        raise ContainerMissing(_said(exc)) from exc
+    except APIError as exc:
+        raise RuntimeFailure(_said(exc)) from exc
+    except (DockerException, requests.exceptions.RequestException, OSError) as exc:
+        raise RuntimeFailure(
+            f"the Docker engine does not answer: {exc}; see that it runs and that this user may use it"
+        ) from exc
+
+
+def _said(exc: APIError) -> str:
+    return str(exc.explanation or exc).strip()

@@ -1,0 +1,72 @@
+"""Engine images: there already, or pulled with progress in words."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import docker
+
+from controlplane.errors import RuntimeFailure
+from controlplane.runtime.docker_engine import DockerEngine, ImageMissing, mapped, tell
+
+_MIB = 1024 * 1024
+Say = Callable[[str], None]
+
+
+async def ensure_image(engine: DockerEngine, name: str, say: Say) -> None:
+    """Cancelled, the engine may go on with the pull; the next start uses what it fetched. Raises RuntimeFailure."""
+    if await engine.call(lambda client: _is_here(client, name)):
+        return
+    loop = asyncio.get_running_loop()
+    pulled: asyncio.Future[None] = loop.create_future()
+
+    def run() -> None:
+        failure: RuntimeFailure | None = None
+        try:
+            with mapped(), contextlib.closing(engine.open()) as client:
+                _pull(client, name, partial(tell, loop, say))
+        except RuntimeFailure as exc:
+            failure = ImageMissing(f"cannot pull {name}: {exc}; pull or build it by hand, or configure another")
+        tell(loop, _settle, pulled, failure)
+
+    # A thread of its own: a pull that hangs must not take one from the pool, nor hold up the end of the program.
+    threading.Thread(target=run, name=f"pull {name}", daemon=True).start()
+    await pulled
+
+
+def _settle(pulled: "asyncio.Future[None]", failure: RuntimeFailure | None) -> None:
+    if pulled.done():
+        return
+    if failure is None:
+        pulled.set_result(None)
+    else:
+        pulled.set_exception(failure)
+
+
+def _is_here(client: docker.DockerClient, name: str) -> bool:
+    return bool(client.images.list(name=name))
+
+
+def _pull(client: docker.DockerClient, name: str, say: Say) -> None:
+    repository, _, tag = name.partition("@") if "@" in name else name.rpartition(":")
+    if "/" in tag:  # a registry's port, not a tag
+        repository, tag = name, "latest"
+    layers: dict[str, tuple[int, int]] = {}
+    for step in client.api.pull(repository, tag=tag, stream=True, decode=True):
+        if "error" in step:
+            raise RuntimeFailure(str(step["error"]))
+        _note(layers, step)
+        done, total = (sum(column) for column in zip(*layers.values(), strict=True)) if layers else (0, 0)
+        say(f"pulling {name}: {done // _MIB} of {total // _MIB} MiB" if total else f"pulling {name}")
+
+
+def _note(layers: dict[str, tuple[int, int]], step: dict[str, Any]) -> None:
+    progress = step.get("progressDetail") or {}
+    if step.get("status") == "Downloading" and "total" in progress:
+        layers[str(step.get("id"))] = (int(progress["current"]), int(progress["total"]))
+    elif step.get("status") in ("Download complete", "Pull complete") and str(step.get("id")) in layers:
+        total = layers[str(step["id"])][1]
+        layers[str(step["id"])] = (total, total)
