@@ -27,7 +27,11 @@ class DockerEvents:
 
     def __init__(self, engine: DockerEngine, store_id: str, look_again: Callable[[], None]) -> None:
         self._engine = engine
-        self._filters = {"type": ["container"], "event": list(_ENDINGS), "label": [f"{MANAGED}=1", f"{STORE}={store_id}"]}
+        self._filters = {
+            "type": ["container"],
+            "event": list(_ENDINGS),
+            "label": [f"{MANAGED}=1", f"{STORE}={store_id}"],
+        }
         self._look_again = look_again
         self._closed = threading.Event()
         self._response: requests.Response | None = None

@@ -47,7 +47,7 @@ def _settle(pulled: "asyncio.Future[None]", failure: RuntimeFailure | None) -> N
 
 
 def _is_here(client: docker.DockerClient, name: str) -> bool:
-    return bool(client.images.list(name=name))
+    return bool(client.api.images(name=name, quiet=True))
 
 
 def _pull(client: docker.DockerClient, name: str, say: Say) -> None:
