@@ -1,7 +1,5 @@
 """The composition: which part gets which, in one place. Starts nothing."""
 
-import hashlib
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -38,14 +36,13 @@ from controlplane.media.fetching import FetchRules, ImageFetcher
 from controlplane.media.folder import MediaFolder
 from controlplane.media.intake import Intake
 from controlplane.media.media import Media
-from controlplane.ports import Clock, Devices, ReplicaExit, Runtime
+from controlplane.ports import Clock, ReplicaExit, Runtime
+from controlplane.runtime.choosing import make_runtime
 from controlplane.runtime.devices import detect
 from controlplane.runtime.environments import Environments
-from controlplane.runtime.interpreters import OWN_SUFFIX, EngineInterpreters, in_words
+from controlplane.runtime.interpreters import OWN_SUFFIX, in_words
 from controlplane.runtime.model_catalog import shipped_catalog
 from controlplane.runtime.model_files import ModelFiles
-from controlplane.runtime.process import ProcessRuntime, ProcessSettings
-from controlplane.runtime.process_log import LogLimits
 from controlplane.runtime.recipes import shipped_recipes
 from controlplane.settings import ModelSettings, Settings
 from controlplane.settings.manager_file import DiffusersSettings, VllmSettings
@@ -88,7 +85,7 @@ async def assemble(settings: Settings, store: Store, clock: Clock) -> Service:
     inbox = Inbox()
     devices = await detect(settings.devices.source, pynvml)
     exits = _Exits()
-    runtime = _runtime(settings, devices, exits)
+    runtime = make_runtime(settings, devices, _environments(settings), exits)
     backoff = Backoff(settings.scheduling.backoff_initial_seconds, settings.scheduling.backoff_max_seconds)
     rows, outlook, telemetry = RowKeeper(world, store), Outlook(world), Telemetry()
     observer = Observer(world, devices, runtime, _observer_rules(settings), inbox.report)
@@ -146,20 +143,6 @@ def _batching(model: ModelSettings, adapter: EngineAdapter) -> BatchRules:
     found = adapter.batching(model.launch("", model.vram_required_mb, {}))
     memory = RowMemory(found.spare_mib, found.row_mib) if found.row_mib else None
     return rules_for(Mode(found.mode), found.batch_rows, model.max_concurrency, found.linger_seconds, memory)
-
-
-def _runtime(settings: Settings, devices: Devices, on_exit: Callable[[ReplicaExit], None]) -> ProcessRuntime:
-    chosen = {"vllm": settings.engines.vllm.python, "diffusers": settings.engines.diffusers.python}
-    own = {f"{kind}{OWN_SUFFIX}": python for kind, python in chosen.items() if python}
-    interpreters = EngineInterpreters(_environments(settings), own)
-    limits = LogLimits(max_bytes=settings.logs.max_mib * _MIB, keep=settings.logs.keep)
-    place = ProcessSettings(settings.state_dir, _store_id(settings.state_dir), dict(os.environ), log_limits=limits)
-    return ProcessRuntime(place, interpreters, devices, on_exit)
-
-
-def _store_id(state_dir: Path) -> str:
-    """Tells this control plane's engines from another's on the same machine, and the same after every restart."""
-    return hashlib.sha256(str(state_dir.resolve()).encode()).hexdigest()[:12]
 
 
 def _environments(settings: Settings) -> Environments:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from docker.types import DeviceRequest, LogConfig, Mount
@@ -10,9 +11,10 @@ from docker.types import DeviceRequest, LogConfig, Mount
 from controlplane.errors import RuntimeFailure
 from controlplane.ports import ReplicaOrder
 from controlplane.runtime.docker_label import container_name, to_labels
+from controlplane.runtime.environments import extras_folder
 
 PORT = 8000
-_TOKEN = re.compile(r"\{(python|uds|host|port)\}")
+_TOKEN = re.compile(r"\{(?:(python|uds|host|port)|extras:([a-z0-9][a-z0-9.-]*))\}")
 _LOOPBACK = "127.0.0.1"
 
 
@@ -27,10 +29,11 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class EngineImage:
-    """The image that stands for an engine environment, and the Python in it."""
+    """The image that stands for an engine environment, the Python in it, and where our package `engines` lies."""
 
     name: str
     python: str = "python3"
+    engines: str = "/opt/inference-manager/engines"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +53,15 @@ class ContainerLimits:
 class DockerSettings:
     """How containers are made.
 
-    `images` maps an environment's name to its image, None standing for engines without one. `sockets` is the folder
+    `images` maps an environment's name to its image, None standing for engines without one. `engines_dir` is our
+    package `engines` as launches name it; images have their own copy of it. `sockets` is the folder
     that engines put their unix sockets into, `network` the private one for engines that listen on TCP; `on_network`:
     we are on it ourselves, so nothing is published.
     """
 
     store_id: str
     images: Mapping[str | None, EngineImage]
+    engines_dir: str
     sockets: Share
     network: str
     on_network: bool = False
@@ -75,26 +80,46 @@ class DockerSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class _Address:
-    """Where the engine is told to listen, inside its container."""
+class _Inside:
+    """What a launch's words mean inside the container: where to listen, the Python, the folder of our engines."""
 
     socket: str | None
     port: int | None
+    image: EngineImage
+    engines_dir: str
+
+    def filled(self, text: str) -> str:
+        """Replaces the tokens, and the folder of our engines by the image's copy of it. Raises RuntimeFailure."""
+        return _TOKEN.sub(self._value, text).replace(self.engines_dir, self.image.engines)
+
+    def _value(self, match: re.Match[str]) -> str:
+        if match[2]:
+            return str(extras_folder(Path(self.image.python), match[2]))
+        found = {
+            "python": self.image.python,
+            "uds": self.socket,
+            "host": None if self.port is None else "0.0.0.0",  # noqa: S104  # inside its own network namespace
+            "port": None if self.port is None else str(self.port),
+        }[match[1]]
+        if found is None:
+            raise RuntimeFailure(f"its launch uses {match[0]}, which it does not listen on")
+        return found
 
 
 def creation(order: ReplicaOrder, settings: DockerSettings) -> dict[str, Any]:
     """The keyword arguments for the SDK's `containers.create`. Raises RuntimeFailure."""
     image = settings.image(order.launch.environment)
     unix = order.launch.listen == "unix"
-    address = _Address(socket_path(settings, order.replica_id) if unix else None, None if unix else PORT)
-    argv = [_filled(word, image, address) for word in order.launch.argv]
-    env = {name: _filled(value, image, address) for name, value in order.launch.env.items()}
+    socket, port = (socket_path(settings, order.replica_id), None) if unix else (None, PORT)
+    inside = _Inside(socket, port, image, settings.engines_dir)
+    argv = [inside.filled(word) for word in order.launch.argv]
+    env = {name: inside.filled(value) for name, value in order.launch.env.items()}
     return {
         "image": image.name,
         "entrypoint": argv[:1],
         "command": argv[1:],
         "name": container_name(settings.store_id, order.replica_id),
-        "labels": to_labels(order, settings.store_id, address.socket, address.port),
+        "labels": to_labels(order, settings.store_id, socket, port),
         "environment": {**settings.base_env, **env, **_gpu_env(order)},
         "mounts": _mounts(settings, unix=unix),
         **_network(settings, unix=unix),
@@ -110,23 +135,6 @@ def creation(order: ReplicaOrder, settings: DockerSettings) -> dict[str, Any]:
 
 def socket_path(settings: DockerSettings, replica_id: str) -> str:
     return f"{settings.sockets.path}/{container_name(settings.store_id, replica_id)}.sock"
-
-
-def _filled(text: str, image: EngineImage, address: _Address) -> str:
-    values = {
-        "python": image.python,
-        "uds": address.socket,
-        "host": None if address.port is None else "0.0.0.0",  # noqa: S104  # inside its own network namespace
-        "port": None if address.port is None else str(address.port),
-    }
-
-    def value(match: re.Match[str]) -> str:
-        found = values[match[1]]
-        if found is None:
-            raise RuntimeFailure(f"its launch uses {match[0]}, which it does not listen on")
-        return found
-
-    return _TOKEN.sub(value, text)
 
 
 def _mounts(settings: DockerSettings, *, unix: bool) -> list[Mount]:

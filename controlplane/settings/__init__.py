@@ -16,12 +16,14 @@ from controlplane.settings.manager_file import (
     VllmSettings,
 )
 from controlplane.settings.models_file import EngineKind, ModelSettings
+from controlplane.settings.runtime_section import DockerSection, RuntimeSection, ShareSettings
 from controlplane.settings.settings import Settings
 
 __all__ = [
     "ApiKey",
     "ArtifactSettings",
     "DeviceSettings",
+    "DockerSection",
     "EngineKind",
     "EngineSettings",
     "LogSettings",
@@ -29,10 +31,12 @@ __all__ = [
     "MediaSettings",
     "ModelSettings",
     "RetentionSettings",
+    "RuntimeSection",
     "SchedulingSettings",
     "Scope",
     "ServerSettings",
     "Settings",
+    "ShareSettings",
     "VllmSettings",
     "load",
 ]

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from controlplane.core.model import Rules
+from controlplane.settings.runtime_section import RuntimeSection
 from controlplane.settings.section import FilePath, Flag, KeyHash, Mebibytes, Seconds, Section, Whole
 
 DEFAULT_STATE_DIR = Path("~/.local/share/inference-manager")
@@ -236,6 +237,8 @@ class ManagerFile(Section):
     """Which pictures callers may send or name."""
     engines: EngineSettings = Field(default_factory=EngineSettings)
     """Per engine kind."""
+    runtime: RuntimeSection = Field(default_factory=RuntimeSection)
+    """How replicas are run."""
     logging: LoggingSettings = Field(default_factory=LoggingSettings)
     """The service's own log."""
     logs: LogSettings = Field(default_factory=LogSettings)

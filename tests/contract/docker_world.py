@@ -86,6 +86,7 @@ class DockerWorld:
                 SLOW: EngineImage(f"127.0.0.1:{port}/slow:1"),
                 BROKEN: EngineImage(BROKEN_IMAGE),
             },
+            engines_dir="/nowhere/engines",
             sockets=Share(str(self._folder / "run"), str(self._folder / "run"), read_only=False),
             network="bridge",
             shares=(engine, desk),

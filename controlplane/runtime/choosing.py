@@ -1,0 +1,81 @@
+"""The runtime that the configuration asks for: processes on this host, or containers."""
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import engines
+from controlplane.ports import Devices, ReplicaExit, Runtime
+from controlplane.runtime.docker import DockerRuntime
+from controlplane.runtime.docker_container import ContainerLimits, DockerSettings, EngineImage, Share
+from controlplane.runtime.docker_engine import DockerEngine
+from controlplane.runtime.environments import Environments
+from controlplane.runtime.interpreters import OWN_SUFFIX, EngineInterpreters
+from controlplane.runtime.process import ProcessRuntime, ProcessSettings
+from controlplane.runtime.process_log import LogLimits
+from controlplane.settings import Settings, ShareSettings
+
+_MIB = 1024 * 1024
+OnExit = Callable[[ReplicaExit], None]
+
+
+def make_runtime(settings: Settings, devices: Devices, environments: Environments, on_exit: OnExit) -> Runtime:
+    """Starts nothing. Raises ConfigError."""
+    if settings.runtime.kind == "docker":
+        return _docker(settings, devices, on_exit)
+    chosen = {"vllm": settings.engines.vllm.python, "diffusers": settings.engines.diffusers.python}
+    own = {f"{kind}{OWN_SUFFIX}": python for kind, python in chosen.items() if python}
+    interpreters = EngineInterpreters(environments, own)
+    limits = LogLimits(max_bytes=settings.logs.max_mib * _MIB, keep=settings.logs.keep)
+    place = ProcessSettings(settings.state_dir, store_id(settings.state_dir), dict(os.environ), log_limits=limits)
+    return ProcessRuntime(place, interpreters, devices, on_exit)
+
+
+def store_id(state_dir: Path) -> str:
+    """Tells this control plane's engines from another's on the same machine, and the same after every restart."""
+    return hashlib.sha256(str(state_dir.resolve()).encode()).hexdigest()[:12]
+
+
+def _docker(settings: Settings, devices: Devices, on_exit: OnExit) -> DockerRuntime:
+    section, state_dir = settings.runtime.docker, settings.state_dir.resolve()
+    sockets = section.sockets or ShareSettings(path=str(state_dir / "run" / "sockets"))
+    Path(sockets.path).mkdir(mode=0o770, parents=True, exist_ok=True)
+    images: dict[str | None, EngineImage] = {
+        name: EngineImage(image, section.python(name))
+        for name in section.environments
+        if (image := section.image(name)) is not None
+    }
+    made = DockerSettings(
+        store_id=store_id(state_dir),
+        images={**images, None: images["simulated"]},
+        engines_dir=str(Path(engines.__path__[0])),
+        sockets=Share(sockets.path, sockets.source or sockets.path, read_only=False),
+        network=section.network,
+        on_network=section.on_network,
+        shares=tuple(_shares(settings)),
+        user=section.user or f"{os.getuid()}:{os.getgid()}",
+        limits=ContainerLimits(
+            memory_mib=section.memory_mib,
+            cpus=section.cpus,
+            shm_mib=section.shm_mib,
+            log_mib=settings.logs.max_mib,
+            log_files=settings.logs.keep + 1,
+        ),
+    )
+    return DockerRuntime(made, DockerEngine(section.address), devices, state_dir / "logs", on_exit)
+
+
+def _shares(settings: Settings) -> list[Share]:
+    """The models folder, every configured model's own folder outside it, and what the configuration adds."""
+    given = [Share(s.path, s.source or s.path, read_only=s.read_only) for s in settings.runtime.docker.shares]
+    settings.models_dir.mkdir(parents=True, exist_ok=True)
+    models = str(settings.models_dir.resolve())
+    folders = [models, *(m.model_path for m in settings.models if m.model_path and m.model_path.startswith("/"))]
+    covered = [Path(share.path) for share in given]
+    mine = []
+    for folder in folders:
+        if not any(Path(folder).is_relative_to(path) for path in covered):
+            mine.append(Share(folder, folder))
+            covered.append(Path(folder))
+    return [*mine, *given]
