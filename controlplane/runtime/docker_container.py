@@ -157,6 +157,7 @@ def _network(settings: DockerSettings, *, unix: bool) -> dict[str, Any]:
 
 def _guards(settings: DockerSettings) -> dict[str, Any]:
     guards: dict[str, Any] = {
+        "healthcheck": {"test": ["NONE"]},  # we probe it ourselves, by what it says of its work
         "init": True,  # PID 1 without handlers ignores SIGTERM, and nobody would reap
         "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges:true"],
