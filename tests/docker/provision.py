@@ -1,0 +1,175 @@
+"""A real Docker engine and the product's images for the tests: installed, started and built where they are missing.
+
+`python -m tests.docker.provision` prints what it does; what is there already is used as it is. Needs root where
+something has to be installed or started.
+"""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SOCKET = Path("/var/run/docker.sock")
+PYTHON_IMAGE = "python:3.11-slim-bookworm"
+RAW_IMAGE = "inference-manager-test-base:bookworm"
+CONTROL_PLANE = "inference-manager:0.1.0"
+VLLM_CPU = "inference-manager-vllm-cpu:0.1.0"
+DIFFUSERS_CPU = "inference-manager-diffusers-cpu:0.1.0"
+_PACKAGES = ("docker.io", "docker-compose", "mmdebstrap")
+_START_SECONDS = 60
+_PULL_SECONDS = 120
+
+
+@dataclass(frozen=True)
+class Image:
+    """One of the product's images: its Dockerfile, target and name."""
+
+    name: str
+    dockerfile: str
+    target: str
+
+
+IMAGES = (
+    Image(CONTROL_PLANE, "Dockerfile.controlplane", "controlplane"),
+    Image(VLLM_CPU, "Dockerfile.engine", "vllm-cpu"),
+    Image(DIFFUSERS_CPU, "Dockerfile.engine", "diffusers-cpu"),
+)
+
+
+def main() -> None:
+    ensure_engine()
+    ensure_base()
+    for image in IMAGES:
+        build(image)
+
+
+def ensure_engine() -> None:
+    """An engine that answers at SOCKET."""
+    if not _answers():
+        if shutil.which("dockerd") is None or shutil.which("mmdebstrap") is None:
+            _say("installing the Docker engine")
+            _run(["apt-get", "update", "-q"], quiet=True)
+            _run(["apt-get", "install", "-y", "-q", "--no-install-recommends", *_PACKAGES], quiet=True)
+        _start()
+    _say("the Docker engine answers")
+
+
+def ensure_base() -> None:
+    """The image that the Dockerfiles build from: from a registry, or made of Debian's packages where there is none."""
+    if _has(PYTHON_IMAGE):
+        return
+    if not _pulled():
+        _say(f"making {PYTHON_IMAGE} of Debian's packages")
+        _make_raw()
+        _run(["docker", "tag", RAW_IMAGE, PYTHON_IMAGE])
+    _add_pip_settings()
+
+
+def build(image: Image) -> None:
+    """From the real Dockerfile; unchanged layers are reused."""
+    _say(f"building {image.name}")
+    began = time.monotonic()
+    command = ["docker", "build", "--quiet", "--network", "host", "--file", image.dockerfile, "--target", image.target]
+    _run([*command, "--tag", image.name, "."], quiet=True)
+    _say(f"built {image.name} in {time.monotonic() - began:.0f} s")
+
+
+def _answers() -> bool:
+    if shutil.which("docker") is None:
+        return False
+    command = ["docker", "--host", f"unix://{SOCKET}", "version"]
+    return subprocess.run(command, check=False, capture_output=True).returncode == 0
+
+
+def _start() -> None:
+    """As a daemon that outlives us: whoever provisions does so for more than one run."""
+    _say("starting the Docker engine")
+    log = Path(tempfile.gettempdir()) / "dockerd.log"
+    with log.open("wb") as output:
+        subprocess.Popen(["dockerd"], stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
+    deadline = time.monotonic() + _START_SECONDS
+    while not _answers():
+        if time.monotonic() > deadline:
+            sys.exit(f"the Docker engine did not start; see {log}:\n{log.read_text(errors='replace')[-2000:]}")
+        time.sleep(0.2)
+
+
+def _has(name: str) -> bool:
+    return subprocess.run(["docker", "image", "inspect", name], check=False, capture_output=True).returncode == 0
+
+
+def _pulled() -> bool:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        command = ["docker", "pull", "--quiet", PYTHON_IMAGE]
+        return subprocess.run(command, check=False, capture_output=True, timeout=_PULL_SECONDS).returncode == 0
+    return False
+
+
+def _make_raw() -> None:
+    if _has(RAW_IMAGE):
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        archive = Path(folder) / "base.tar"
+        packages = "--include=python3,python3-venv,ca-certificates"
+        _run(["mmdebstrap", "--quiet", "--variant=minbase", packages, "bookworm", str(archive)], quiet=True)
+        _run(["docker", "import", str(archive), RAW_IMAGE], quiet=True)
+
+
+def _add_pip_settings() -> None:
+    """Images are built with this host's own pip configuration: its indexes, certificates and folders of packages."""
+    settings = _pip_settings()
+    with tempfile.TemporaryDirectory() as text:
+        folder = Path(text)
+        lines = [f"FROM {PYTHON_IMAGE}", "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]
+        for number, (name, value) in enumerate(settings.items()):
+            lines += _carried(folder, number, name, value)
+        (folder / "Dockerfile").write_text("\n".join(lines) + "\n")
+        _run(["docker", "build", "--quiet", "--tag", PYTHON_IMAGE, str(folder)], quiet=True)
+
+
+def _carried(folder: Path, number: int, name: str, value: str) -> list[str]:
+    """A setting as lines of a Dockerfile; the files that it names are copied."""
+    lines, words = [], []
+    for place, word in enumerate(value.split()):
+        local = Path(word.removeprefix("file://"))
+        if not local.is_absolute():
+            words.append(word)
+        elif local.exists():
+            copy = f"{number}-{place}"
+            (shutil.copytree if local.is_dir() else shutil.copy)(local, folder / copy)
+            lines.append(f"COPY {copy} {local}")
+            words.append(word)
+    return [*lines, f'ENV PIP_{name.upper().replace("-", "_")}="{" ".join(words)}"'] if words else []
+
+
+def _pip_settings() -> dict[str, str]:
+    command = [sys.executable, "-m", "pip", "config", "list"]
+    listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    pairs = (line.partition("=") for line in listed.splitlines())
+    found = {key.rsplit(".", maxsplit=1)[-1]: value.strip("'\"") for key, _, value in pairs}
+    return {name: value for name, value in found.items() if name in wanted}
+
+
+def _run(command: Sequence[str], *, quiet: bool = False) -> None:
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "DOCKER_HOST": f"unix://{SOCKET}"}
+    try:
+        done = subprocess.run(command, check=False, capture_output=quiet, text=True, cwd=ROOT, env=environment)
+    except FileNotFoundError as exc:
+        sys.exit(f"{exc.filename} is missing: install a Docker engine, and run this again")
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(command)} failed:\n{(done.stdout or '')[-2000:]}\n{(done.stderr or '')[-4000:]}")
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    main()
