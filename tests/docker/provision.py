@@ -65,10 +65,11 @@ def ensure_base() -> None:
     """The image that the Dockerfiles build from: from a registry, or made of Debian's packages where there is none."""
     if _has(PYTHON_IMAGE):
         return
-    if not _pulled():
+    if _pulled():
+        _run(["docker", "tag", PYTHON_IMAGE, RAW_IMAGE])
+    elif not _has(RAW_IMAGE):
         _say(f"making {PYTHON_IMAGE} of Debian's packages")
         _make_raw()
-        _run(["docker", "tag", RAW_IMAGE, PYTHON_IMAGE])
     _add_pip_settings()
 
 
@@ -113,8 +114,6 @@ def _pulled() -> bool:
 
 
 def _make_raw() -> None:
-    if _has(RAW_IMAGE):
-        return
     with tempfile.TemporaryDirectory() as folder:
         archive = Path(folder) / "base.tar"
         packages = "--include=python3,python3-venv,ca-certificates"
@@ -127,7 +126,7 @@ def _add_pip_settings() -> None:
     settings = _pip_settings()
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
-        lines = [f"FROM {PYTHON_IMAGE}", "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]
+        lines = [f"FROM {RAW_IMAGE}", "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]
         for number, (name, value) in enumerate(settings.items()):
             lines += _carried(folder, number, name, value)
         (folder / "Dockerfile").write_text("\n".join(lines) + "\n")
@@ -152,6 +151,7 @@ def _carried(folder: Path, number: int, name: str, value: str) -> list[str]:
 def _pip_settings() -> dict[str, str]:
     command = [sys.executable, "-m", "pip", "config", "list"]
     listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    wanted = ("index-url", "extra-index-url", "find-links", "cert", "trusted-host", "proxy")
     pairs = (line.partition("=") for line in listed.splitlines())
     found = {key.rsplit(".", maxsplit=1)[-1]: value.strip("'\"") for key, _, value in pairs}
     return {name: value for name, value in found.items() if name in wanted}
