@@ -7,6 +7,7 @@ import typer
 
 from controlplane.cli import admin, engines, model_files
 from controlplane.cli.check import check
+from controlplane.cli.doctor import doctor
 from controlplane.cli.serve import serve
 
 app = typer.Typer(
@@ -17,6 +18,7 @@ app = typer.Typer(
 )
 app.command()(serve)
 app.command()(check)
+app.command()(doctor)
 app.add_typer(engines.app, name="engines")
 app.add_typer(model_files.app, name="models")
 admin.add_to(app)
