@@ -6,9 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import engines
+from controlplane.errors import ConfigError
 from controlplane.ports import Devices, ReplicaExit, Runtime
 from controlplane.runtime.docker import DockerRuntime
-from controlplane.runtime.docker_container import ContainerLimits, DockerSettings, EngineImage, Share
+from controlplane.runtime.docker_container import (
+    ContainerLimits,
+    DockerSettings,
+    EngineImage,
+    Share,
+    longest_sockets_folder,
+)
 from controlplane.runtime.docker_engine import DockerEngine
 from controlplane.runtime.environments import Environments
 from controlplane.runtime.interpreters import OWN_SUFFIX, EngineInterpreters
@@ -40,6 +47,7 @@ def store_id(state_dir: Path) -> str:
 def _docker(settings: Settings, devices: Devices, on_exit: OnExit) -> DockerRuntime:
     section, state_dir = settings.runtime.docker, settings.state_dir.resolve()
     sockets = section.sockets or ShareSettings(path=str(state_dir / "run" / "sockets"))
+    _check_length(sockets.path)
     Path(sockets.path).mkdir(mode=0o770, parents=True, exist_ok=True)
     images: dict[str | None, EngineImage] = {
         name: EngineImage(image, section.python(name))
@@ -64,6 +72,15 @@ def _docker(settings: Settings, devices: Devices, on_exit: OnExit) -> DockerRunt
         ),
     )
     return DockerRuntime(made, DockerEngine(section.address), devices, state_dir / "logs", on_exit)
+
+
+def _check_length(sockets: str) -> None:
+    longest = longest_sockets_folder()
+    if len(sockets.encode()) > longest:
+        raise ConfigError(
+            f"the path of the folder for engines' sockets is too long for the kernel: {sockets}; "
+            f"set runtime.docker.sockets to one of at most {longest} bytes"
+        )
 
 
 def _shares(settings: Settings) -> list[Share]:

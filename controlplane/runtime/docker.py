@@ -17,9 +17,18 @@ import structlog
 from controlplane.errors import RuntimeFailure
 from controlplane.ports import Devices, ReplicaExit, ReplicaOrder, RunningReplica
 from controlplane.runtime.docker_container import DockerSettings, creation, socket_path
-from controlplane.runtime.docker_engine import ContainerMissing, DockerEngine, tell
+from controlplane.runtime.docker_engine import ContainerBusy, ContainerMissing, DockerEngine, tell
 from controlplane.runtime.docker_events import DockerEvents
-from controlplane.runtime.docker_found import FoundContainer, exit_of, last_words, log_lines, look, pids, used_mib
+from controlplane.runtime.docker_found import (
+    FoundContainer,
+    exit_of,
+    last_words,
+    log_lines,
+    look,
+    pids,
+    remove,
+    used_mib,
+)
 from controlplane.runtime.docker_images import ensure_image
 from controlplane.runtime.docker_label import container_name
 from controlplane.runtime.in_flight import InFlight
@@ -27,6 +36,7 @@ from controlplane.runtime.patience import Patience
 
 _log = structlog.get_logger(__name__)
 _KEPT_LINES = 2_000
+_AGAIN_AFTER_SECONDS = 1.0
 
 
 class _Bell:
@@ -84,12 +94,9 @@ class DockerRuntime:
     async def running(self) -> Sequence[RunningReplica]:
         found = await self._look()
         for one in found:
-            if one.label.replica_id in self._in_flight:
-                continue
-            if one.alive:
+            if one.alive and one.label.replica_id not in self._in_flight:
                 self._watch(one)
-            elif _key(one) not in self._watched:
-                await self._remove(one)
+        await self._sweep(found)
         return [self._replica(one) for one in found if one.alive]
 
     async def memory_mib(self) -> Mapping[str, int]:
@@ -132,6 +139,7 @@ class DockerRuntime:
     async def _already_running(self, order: ReplicaOrder) -> RunningReplica | None:
         for one in await self._look(order.replica_id):
             if not one.alive:
+                self._watched.pop(_key(one), None)
                 await self._remove(one)
                 continue
             if one.label.generation != order.generation:
@@ -143,7 +151,7 @@ class DockerRuntime:
     async def _create(self, order: ReplicaOrder, progress: Callable[[str], None]) -> RunningReplica:
         asked = creation(order, self._settings)
         await ensure_image(self._engine, str(asked["image"]), progress)
-        await asyncio.to_thread(self._free_socket, order.replica_id)
+        self._free_socket(order.replica_id)
         creating = asyncio.create_task(self._engine.call(lambda client: _create_and_start(client, asked)))
         try:
             await asyncio.shield(creating)
@@ -167,7 +175,7 @@ class DockerRuntime:
     async def _ask(self, one: FoundContainer) -> None:
         """SIGTERM, and wait for its end, which the engine's events tell."""
         self._listen()
-        with contextlib.suppress(ContainerMissing):
+        with contextlib.suppress(ContainerMissing, ContainerBusy):  # it has ended by itself
             await self._engine.call(lambda client: client.containers.get(one.container_id).kill(signal="SIGTERM"))
         while True:
             news = self._news.next()
@@ -178,15 +186,24 @@ class DockerRuntime:
     async def _remove_all(self, replica_id: str) -> None:
         for one in await self._look(replica_id):
             await self._remove(one)
+        self._free_socket(replica_id)
 
     async def _remove(self, one: FoundContainer) -> None:
-        """Kill what runs of it, keep its log, and leave nothing else."""
-        self._watched.pop(_key(one), None)
-        with contextlib.suppress(ContainerMissing):
-            lines = await self._engine.call(lambda client: log_lines(client, one.container_id, _KEPT_LINES))
+        """Kill what runs of it, and keep its log."""
+        lines = await self._engine.call(lambda client: log_lines(client, one.container_id, _KEPT_LINES))
+        if lines:  # none: somebody was faster, and has kept them
             await asyncio.to_thread(self._keep_lines, one.label.replica_id, lines)
-            await self._engine.call(lambda client: client.containers.get(one.container_id).remove(v=True, force=True))
-        await asyncio.to_thread(self._free_socket, one.label.replica_id)
+        await self._engine.call(lambda client: remove(client, one.container_id))
+
+    async def _sweep(self, found: Sequence[FoundContainer]) -> None:
+        """Remove what has ended, or never began, and nobody waits for: a start or a life that was broken off."""
+        for one in found:
+            if not one.alive and not self._in_use(one.label.replica_id):
+                self._free_socket(one.label.replica_id)
+                await self._remove(one)
+
+    def _in_use(self, replica_id: str) -> bool:
+        return replica_id in self._in_flight or any(key.replica_id == replica_id for key in self._watched)
 
     async def _look(self, replica_id: str | None = None) -> list[FoundContainer]:
         return await self._engine.call(lambda client: look(client, self._settings, replica_id))
@@ -195,7 +212,7 @@ class DockerRuntime:
         return one.replica(on_network=self._settings.on_network)
 
     def _watch(self, one: FoundContainer) -> None:
-        self._watched.setdefault(_key(one), one.container_id)
+        self._watched[_key(one)] = one.container_id
         self._listen()
         self._news.ring()  # it may have ended before the events were listened to
 
@@ -212,8 +229,11 @@ class DockerRuntime:
             news = self._news.next()
             try:
                 await self._report_ended()
-            except RuntimeFailure as exc:  # the events come back with the engine, and ask again
-                _log.warning("docker.unreachable", reason=str(exc))
+            except RuntimeFailure as exc:  # no event tells that the engine would answer now
+                _log.warning("docker.unreadable", reason=str(exc))
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(news.wait(), _AGAIN_AFTER_SECONDS)
+                continue
             await news.wait()
 
     async def _report_ended(self) -> None:
@@ -221,12 +241,19 @@ class DockerRuntime:
         found = {one.container_id: one for one in await self._look()}
         for key, container_id in watched.items():
             one = found.get(container_id)
-            if one is not None and one.alive:
-                continue
-            report = await self._exit(key, one)
-            if self._watched.get(key) == container_id:
-                del self._watched[key]
-                self._on_exit(report)
+            if one is None or not one.alive:
+                await self._report(key, container_id, one)
+        await self._sweep(list(found.values()))
+
+    async def _report(self, key: _Key, container_id: str, one: FoundContainer | None) -> None:
+        """Once, and not at all when it was stopped or started anew meanwhile. The sweep removes what is left of it."""
+        report = await self._exit(key, one)
+        if self._watched.get(key) != container_id:
+            return
+        del self._watched[key]
+        if not self._in_use(key.replica_id):
+            self._free_socket(key.replica_id)
+        self._on_exit(report)
 
     async def _exit(self, key: _Key, one: FoundContainer | None) -> ReplicaExit:
         if one is None:

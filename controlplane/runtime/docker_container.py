@@ -1,5 +1,6 @@
 """From an order to what the engine is asked to create. Pure: every limit and every guard of a container is here."""
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from controlplane.runtime.environments import extras_folder
 PORT = 8000
 _TOKEN = re.compile(r"\{(?:(python|uds|host|port)|extras:([a-z0-9][a-z0-9.-]*))\}")
 _LOOPBACK = "127.0.0.1"
+_SOCKET_DIGITS = 16
+_LONGEST_SOCKET_PATH = 107
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +137,14 @@ def creation(order: ReplicaOrder, settings: DockerSettings) -> dict[str, Any]:
 
 
 def socket_path(settings: DockerSettings, replica_id: str) -> str:
-    return f"{settings.sockets.path}/{container_name(settings.store_id, replica_id)}.sock"
+    """Short, for the kernel takes little more than a hundred bytes, and most of them are the folder's."""
+    digest = hashlib.sha256(f"{settings.store_id}/{replica_id}".encode()).hexdigest()
+    return f"{settings.sockets.path}/{digest[:_SOCKET_DIGITS]}.sock"
+
+
+def longest_sockets_folder() -> int:
+    """How many bytes the path of `sockets` may have."""
+    return _LONGEST_SOCKET_PATH - len("/.sock") - _SOCKET_DIGITS
 
 
 def _mounts(settings: DockerSettings, *, unix: bool) -> list[Mount]:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from http import HTTPStatus
 from typing import TypeVar
 
 import docker
@@ -19,12 +20,20 @@ from controlplane.errors import RuntimeFailure
 T = TypeVar("T")
 _THREADS = 8
 _TIMEOUT_SECONDS = 60
-# Enough for Debian's oldest engine in use; the SDK speaks the engine's own version from there on.
-_LOWEST_API = "1.41"
+_ADVICE = {
+    "could not select device driver": (
+        "install nvidia-container-toolkit and restart the engine; `inferctl doctor` says what else is missing"
+    ),
+    "is already in use by container": "somebody else's container holds it; see `docker ps --all`",
+}
 
 
 class ContainerMissing(RuntimeFailure):
     """The container that a call was about is gone."""
+
+
+class ContainerBusy(RuntimeFailure):
+    """The container, or its name, is in a state that does not allow what was asked."""
 
 
 class ImageMissing(RuntimeFailure):
@@ -80,7 +89,7 @@ def mapped() -> Iterator[None]:
     except NotFound as exc:
         raise ContainerMissing(_said(exc)) from exc
     except APIError as exc:
-        raise RuntimeFailure(_said(exc)) from exc
+        raise (ContainerBusy if exc.status_code == HTTPStatus.CONFLICT else RuntimeFailure)(_said(exc)) from exc
     except (DockerException, requests.exceptions.RequestException, OSError) as exc:
         raise RuntimeFailure(
             f"the Docker engine does not answer: {exc}; see that it runs and that this user may use it"
@@ -88,4 +97,5 @@ def mapped() -> Iterator[None]:
 
 
 def _said(exc: APIError) -> str:
-    return str(exc.explanation or exc).strip()
+    said = str(exc.explanation or exc).strip()
+    return next((f"{said}; {advice}" for words, advice in _ADVICE.items() if words in said), said)

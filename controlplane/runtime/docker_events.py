@@ -50,12 +50,15 @@ class DockerEvents:
             self._thread.join()
 
     def _run(self) -> None:
+        said = ""
         while not self._closed.is_set():
             try:
                 self._listen()
+                said = ""
             except RuntimeFailure as exc:
-                if not self._closed.is_set():
-                    _log.warning("docker.events-lost", reason=str(exc))
+                if not self._closed.is_set() and str(exc) != said:  # an engine that is away is away for long
+                    said = str(exc)
+                    _log.warning("docker.events_lost", reason=said)
             self._closed.wait(_AGAIN_AFTER_SECONDS)
 
     def _listen(self) -> None:

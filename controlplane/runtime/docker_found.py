@@ -1,18 +1,21 @@
 """What of our replicas the Docker engine holds now, alive or dead, read from labels and inspection. Blocking."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from http import HTTPStatus
+from typing import Any, TypeVar
 
 import docker
-from docker.errors import NotFound
+from docker.errors import APIError, NotFound
 from docker.models.containers import Container
 
 from adapters.endpoint import Endpoint
 from controlplane.ports import ReplicaExit, RunningReplica
 from controlplane.runtime.docker_container import PORT, DockerSettings
-from controlplane.runtime.docker_label import MANAGED, STORE, ContainerLabel, container_name, from_labels
+from controlplane.runtime.docker_label import MANAGED, REPLICA, STORE, ContainerLabel, from_labels
 
+T = TypeVar("T")
+U = TypeVar("U")
 _MIB = 1024 * 1024
 # Enough to reach from an engine's last words back over its traceback to the cause.
 _REASON_LINES = 100
@@ -20,13 +23,14 @@ _REASON_LINES = 100
 
 @dataclass(frozen=True, slots=True)
 class FoundContainer:
-    """One container of ours, as inspected. `host`: its address on the private network, empty when it has none."""
+    """One container of ours, as inspected. `limit_mib` 0: none. `host`: its address on the private network."""
 
     container_id: str
     label: ContainerLabel
     alive: bool
     exit_code: int
     out_of_memory: bool
+    limit_mib: int
     error: str
     host: str
     published_port: int | None
@@ -45,10 +49,10 @@ class FoundContainer:
 
 
 def look(client: docker.DockerClient, settings: DockerSettings, replica_id: str | None = None) -> list[FoundContainer]:
-    """Every container of the store, or the one of a replica."""
+    """Every container of the store, or those of a replica, whatever names they have been given since."""
     filters: dict[str, Any] = {"label": [f"{MANAGED}=1", f"{STORE}={settings.store_id}"]}
     if replica_id is not None:
-        filters["name"] = f"^/{container_name(settings.store_id, replica_id)}$"
+        filters["label"].append(f"{REPLICA}={replica_id}")
     listed = client.containers.list(all=True, filters=filters, ignore_removed=True)
     found = (_inspected(container, settings) for container in listed)
     return [one for one in found if one is not None]
@@ -66,6 +70,7 @@ def _inspected(container: Container, settings: DockerSettings) -> FoundContainer
         alive=state["Status"] in ("running", "paused", "restarting"),
         exit_code=int(state["ExitCode"]),
         out_of_memory=bool(state["OOMKilled"]),
+        limit_mib=int(container.attrs["HostConfig"]["Memory"]) // _MIB,
         error=str(state["Error"]),
         host=str(joined.get("IPAddress", "")),
         published_port=_published(network.get("Ports") or {}),
@@ -81,10 +86,7 @@ def log_lines(client: docker.DockerClient, container_id: str, lines: int) -> lis
     """The last lines of its log, newest last; empty when the container is gone."""
     if lines <= 0:
         return []
-    try:
-        text: bytes = client.containers.get(container_id).logs(tail=lines)
-    except NotFound:
-        return []
+    text: bytes = _unless_gone(lambda: client.api.logs(container_id, tail=lines), b"")
     return text.decode(errors="replace").splitlines()[-lines:]
 
 
@@ -104,17 +106,36 @@ def used_mib(client: docker.DockerClient, container_id: str) -> int | None:
 
 def pids(client: docker.DockerClient, container_id: str) -> list[int]:
     """Its processes, as this machine numbers them; empty when it is gone."""
+    table = _unless_gone(lambda: client.api.top(container_id, ps_args="-eo pid"), None)
+    return [int(row[0]) for row in table["Processes"]] if table else []
+
+
+def remove(client: docker.DockerClient, container_id: str) -> None:
+    """Kill what runs of it, and return when it is gone, by us or by somebody who was faster."""
     try:
-        table = client.api.top(container_id, ps_args="-eo pid")
+        client.api.remove_container(container_id, v=True, force=True)
     except NotFound:
-        return []
-    return [int(row[0]) for row in table["Processes"]]
+        return
+    except APIError as exc:
+        if exc.status_code != HTTPStatus.CONFLICT:
+            raise
+        _unless_gone(lambda: client.api.wait(container_id, condition="removed"), None)
+
+
+def _unless_gone(ask: Callable[[], T], otherwise: U) -> T | U:
+    """`otherwise` for a container that is gone, has ended, or is being removed."""
+    try:
+        return ask()
+    except APIError as exc:
+        if exc.status_code not in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT):
+            raise
+        return otherwise
 
 
 def exit_of(one: FoundContainer, lines: list[str]) -> ReplicaExit:
-    words = f"killed for taking more memory than its limit (exit code {one.exit_code})"
-    if not one.out_of_memory:
-        words = f"exit code {one.exit_code}" + (f": {one.error}" if one.error else "")
+    words = f"exit code {one.exit_code}" + (f": {one.error}" if one.error else "")
+    if one.out_of_memory:
+        words = f"out of memory: it was killed for taking more than its limit of {one.limit_mib} MiB"
     reason = "\n".join([f"{words}; its log ends:", *lines]) if lines else f"{words}; its log is empty"
     return ReplicaExit(one.label.replica_id, one.label.generation, one.exit_code, reason)
 

@@ -47,13 +47,22 @@ def _settle(pulled: "asyncio.Future[None]", failure: RuntimeFailure | None) -> N
 
 
 def _is_here(client: docker.DockerClient, name: str) -> bool:
-    return bool(client.api.images(name=name, quiet=True))
+    return bool(client.api.images(name=name if "@" in name else ":".join(split(name)), quiet=True))
+
+
+def split(name: str) -> tuple[str, str]:
+    """Repository and tag, or digest; `latest` where neither is given."""
+    if "@" in name:
+        repository, _, digest = name.partition("@")
+        return repository, digest
+    repository, _, tag = name.rpartition(":")
+    if not repository or "/" in tag:  # no colon at all, or that of a registry's port
+        return name, "latest"
+    return repository, tag
 
 
 def _pull(client: docker.DockerClient, name: str, say: Say) -> None:
-    repository, _, tag = name.partition("@") if "@" in name else name.rpartition(":")
-    if "/" in tag:  # a registry's port, not a tag
-        repository, tag = name, "latest"
+    repository, tag = split(name)
     layers: dict[str, tuple[int, int]] = {}
     for step in client.api.pull(repository, tag=tag, stream=True, decode=True):
         if "error" in step:

@@ -13,7 +13,7 @@ from controlplane.ports import ReplicaOrder
 
 MANAGED = "im.managed"
 STORE = "im.store"
-_REPLICA = "im.replica"
+REPLICA = "im.replica"
 _GENERATION = "im.generation"
 _CONFIG_HASH = "im.config-hash"
 _SOCKET = "im.socket"
@@ -54,7 +54,7 @@ def to_labels(order: ReplicaOrder, store_id: str, socket: str | None, port: int 
     labels = {
         MANAGED: "1",
         STORE: store_id,
-        _REPLICA: order.replica_id,
+        REPLICA: order.replica_id,
         _GENERATION: str(order.generation),
         _CONFIG_HASH: order.config_hash,
     }
@@ -70,7 +70,7 @@ def from_labels(labels: Mapping[str, str]) -> ContainerLabel | None:
     try:
         port = labels.get(_PORT)
         return ContainerLabel(
-            labels[_REPLICA],
+            labels[REPLICA],
             int(labels[_GENERATION]),
             labels[_CONFIG_HASH],
             labels.get(_SOCKET),
