@@ -10,9 +10,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,6 +28,7 @@ DIFFUSERS_CPU = "inference-manager-diffusers-cpu:0.1.0"
 _PACKAGES = ("docker.io", "docker-compose", "mmdebstrap")
 _START_SECONDS = 60
 _PULL_SECONDS = 120
+_INDEX_PORT = 18923
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,8 @@ def build(image: Image) -> None:
     _say(f"building {image.name}")
     began = time.monotonic()
     command = ["docker", "build", "--quiet", "--network", "host", "--file", image.dockerfile, "--target", image.target]
-    _run([*command, "--tag", image.name, "."], quiet=True)
+    with _serving_indexes():
+        _run([*command, "--tag", image.name, "."], quiet=True)
     _say(f"built {image.name} in {time.monotonic() - began:.0f} s")
 
 
@@ -133,10 +138,50 @@ def _add_pip_settings() -> None:
         _run(["docker", "build", "--quiet", "--tag", PYTHON_IMAGE, str(folder)], quiet=True)
 
 
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # so named by its base
+        """Hundreds of lines for each build."""
+
+
+class _Shared(ThreadingHTTPServer):
+    """Builds at the same time share the port: each has its own server."""
+
+    allow_reuse_port = True
+
+
+@contextlib.contextmanager
+def _serving_indexes() -> Iterator[None]:
+    """A package index that is a folder of this host is served to builds for as long as they run."""
+    with tempfile.TemporaryDirectory() as text:
+        for number, index in enumerate(_local_indexes()):
+            (Path(text) / str(number)).symlink_to(index.parent)
+        server = _Shared(("127.0.0.1", _INDEX_PORT), partial(_Quiet, directory=text))
+        serving = threading.Thread(target=server.serve_forever, daemon=True)
+        serving.start()
+        try:
+            yield
+        finally:
+            server.shutdown()
+            serving.join()
+            server.server_close()
+
+
+def _local_indexes() -> list[Path]:
+    words = _pip_settings().get("extra-index-url", "").split()
+    return [Path(word.removeprefix("file://")) for word in words if word.startswith("file://")]
+
+
+def _reachable(word: str) -> str:
+    """Where a build finds an index: its pages name files beside its own folder, so its parent is served."""
+    local = _local_indexes()
+    path = Path(word.removeprefix("file://"))
+    return f"http://127.0.0.1:{_INDEX_PORT}/{local.index(path)}/{path.name}" if path in local else word
+
+
 def _carried(folder: Path, number: int, name: str, value: str) -> list[str]:
     """A setting as lines of a Dockerfile; the files that it names are copied."""
     lines, words = [], []
-    for place, word in enumerate(value.split()):
+    for place, word in enumerate(map(_reachable, value.split())):
         local = Path(word.removeprefix("file://"))
         if not local.is_absolute():
             words.append(word)
@@ -148,6 +193,7 @@ def _carried(folder: Path, number: int, name: str, value: str) -> list[str]:
     return [*lines, f'ENV PIP_{name.upper().replace("-", "_")}="{" ".join(words)}"'] if words else []
 
 
+@cache
 def _pip_settings() -> dict[str, str]:
     command = [sys.executable, "-m", "pip", "config", "list"]
     listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
