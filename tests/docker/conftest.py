@@ -1,0 +1,59 @@
+"""A real Docker engine with the product's image, the gate before it, and services whose engines are containers."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+
+from tests.docker import provision
+from tests.docker.container_service import ContainerService
+from tests.docker.gates import Gate
+
+Serve = Callable[..., Awaitable[ContainerService]]
+
+
+@pytest.fixture(scope="session")
+def docker_socket() -> Path:
+    """The engine's own socket, with the image of the control plane, in which simulated engines run."""
+    provision.ensure_engine()
+    provision.ensure_base()
+    provision.build(next(image for image in provision.IMAGES if image.name == provision.CONTROL_PLANE))
+    return provision.SOCKET
+
+
+@pytest.fixture(scope="session")
+def client(docker_socket: Path) -> Iterator[docker.DockerClient]:
+    """Past the gate, as the machine's owner."""
+    made = docker.DockerClient(base_url=f"unix://{docker_socket}", version="auto")
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def gate(docker_socket: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate]:
+    made = Gate(docker_socket, tmp_path_factory.mktemp("gate") / "gate.sock", tmp_path_factory.getbasetemp())
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+async def serve(tmp_path: Path, gate: Gate, client: docker.DockerClient) -> AsyncIterator[Serve]:
+    """`await serve(model(...), docker={...})` gives a service that listens, on a state of its own."""
+    services: list[ContainerService] = []
+
+    async def start(*models: dict[str, Any], **keys: Any) -> ContainerService:
+        folder = tmp_path / f"s{len(services)}"
+        folder.mkdir()
+        address = keys.pop("address", gate.address)
+        service = ContainerService(folder, address, keys.pop("client", client))
+        services.append(service)
+        service.write(*models, **keys)
+        await service.start()
+        return service
+
+    yield start
+    for service in services:
+        await service.end()
