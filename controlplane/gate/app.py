@@ -40,9 +40,12 @@ class Gate:
         verdict = judge(Asked(request.method, request.url.path, dict(request.query_params), body), self._rules)
         if verdict.refusal is not None:
             return _refused(verdict.refusal)
-        if verdict.container is not None and not await self._ours(verdict.container):
-            return JSONResponse({"message": f"No such container: {verdict.container}"}, 404)
-        return await self._pass_on(request, body)
+        try:
+            if verdict.container is not None and not await self._ours(verdict.container):
+                return JSONResponse({"message": f"No such container: {verdict.container}"}, 404)
+            return await self._pass_on(request, body)
+        except httpx.TransportError as exc:
+            return JSONResponse({"message": f"the Docker engine does not answer: {exc or type(exc).__name__}"}, 502)
 
     async def _ours(self, container: str) -> bool:
         answer = await self._engine.get(f"/containers/{container}/json")
