@@ -4,15 +4,18 @@ Ten rounds unless INFERENCE_MANAGER_STORM_ROUNDS says otherwise; the seed is fix
 """
 
 import asyncio
+import contextlib
 import os
 import random
 from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import docker
 import httpx
 import openai
 import pytest
+from docker.models.containers import Container
 
 from tests.docker.conftest import Serve
 from tests.docker.container_service import ContainerService
@@ -24,6 +27,12 @@ SEED = 4
 NAMES = ("a", "b", "c")
 SCRIPT = {"load_seconds": 0.3, "tokens_per_second": 100, "memory_mib": 10}
 VERBS = ("load", "unload")
+_DEEDS: Mapping[str, Callable[[Container], object]] = {
+    "kill": lambda one: one.kill(),
+    "remove": lambda one: one.remove(force=True),
+    "pause": lambda one: one.pause(),
+    "rename": lambda one: one.rename(f"{one.name}-{one.short_id}"),
+}
 
 
 @dataclass
@@ -52,16 +61,10 @@ class Storm:
         found = self.service.containers(alive=True)
         if not found or self.draw.random() < 0.5:
             return
-        how, one = self.draw.choice(("kill", "remove", "pause", "rename")), self.draw.choice(found)
-        self.seen[how] += 1
-        if how == "kill":
-            one.kill()
-        elif how == "remove":
-            one.remove(force=True)
-        elif how == "pause":
-            one.pause()
-        else:
-            one.rename(f"{one.name}-renamed-{self.seen[how]}")
+        how, one = self.draw.choice(tuple(_DEEDS)), self.draw.choice(found)
+        with contextlib.suppress(docker.errors.APIError):  # it was frozen already, or is just ending
+            _DEEDS[how](one)
+            self.seen[how] += 1
 
     def look(self) -> None:
         """No replica has two containers, at no time."""
@@ -109,7 +112,7 @@ class Storm:
             await asyncio.sleep(0.1)
 
 
-def _replica(container: docker.models.containers.Container) -> str:
+def _replica(container: Container) -> str:
     return str(container.labels["im.replica"])
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from controlplane.doctor.facts import DockerFacts, FolderFacts, GpuFacts, HostFacts
@@ -45,6 +45,8 @@ def subjects(facts: HostFacts) -> list[str]:
     return [each.subject for each in examine(facts) if each.level is not Level.GOOD]
 
 
+# A busy machine is slow to draw; that is not what is tried here.
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 WHOLE = st.integers(0, 1 << 20)
 TEXT = st.text(max_size=12)
 
@@ -87,6 +89,7 @@ def hosts(draw: st.DrawFn) -> HostFacts:
     return HostFacts(**facts, **{name: draw(WHOLE) for name in amounts})
 
 
+@UNHURRIED
 @given(hosts())
 def test_every_finding_has_a_remedy_unless_it_is_good(facts: HostFacts) -> None:
     """On any host whatever: nothing is complained about without saying what to do, and praise needs no advice."""
@@ -95,6 +98,7 @@ def test_every_finding_has_a_remedy_unless_it_is_good(facts: HostFacts) -> None:
         assert bool(each.remedy) == (each.level is not Level.GOOD)
 
 
+@UNHURRIED
 @given(hosts())
 def test_the_same_host_gets_the_same_findings(facts: HostFacts) -> None:
     """The judgement depends on the facts alone."""

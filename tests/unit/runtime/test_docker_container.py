@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pytest
 from docker.models.containers import _create_container_args
 from docker.types import ContainerConfig
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from adapters.base import Launch
@@ -39,6 +39,8 @@ SETTINGS = DockerSettings(
     shares=(Share("/models", "models"), Share("/cache", "/mnt/cache", read_only=False)),
     user="2000:2000",
 )
+# A busy machine is slow to draw and slow to import; neither is what is tried here.
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 Listen = Literal["unix", "tcp"]
 NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), min_size=1, max_size=80)
 WORDS = st.text(max_size=30).filter(lambda text: "{" not in text and SETTINGS.engines_dir not in text)
@@ -64,6 +66,7 @@ def every_order() -> st.SearchStrategy[ReplicaOrder]:
     return st.builds(made, NAMES, st.lists(WORDS, max_size=4), cards, st.sampled_from(["unix", "tcp"]))
 
 
+@UNHURRIED
 @given(every_order())
 def test_no_order_gets_a_container_without_its_guards(asked: ReplicaOrder) -> None:
     """Whatever is ordered: no capability, no new privilege, read-only, not root, bounded, never restarted by Docker."""
@@ -77,6 +80,7 @@ def test_no_order_gets_a_container_without_its_guards(asked: ReplicaOrder) -> No
     assert not {"privileged", "cap_add", "devices", "volumes", "pid_mode", "ipc_mode", "auto_remove"} & made.keys()
 
 
+@UNHURRIED
 @given(every_order())
 def test_every_mount_is_one_that_was_configured(asked: ReplicaOrder) -> None:
     """Nothing of the host is shared beside the shares, and only what is configured so can be written to."""
@@ -87,6 +91,7 @@ def test_every_mount_is_one_that_was_configured(asked: ReplicaOrder) -> None:
     assert mounts == shares | sockets
 
 
+@UNHURRIED
 @given(every_order())
 def test_a_container_can_be_found_again_by_its_labels_alone(asked: ReplicaOrder) -> None:
     """Replica, generation, configuration and address come back from what was written."""
@@ -98,6 +103,7 @@ def test_a_container_can_be_found_again_by_its_labels_alone(asked: ReplicaOrder)
     assert (label.socket, label.port) == ((socket_path(SETTINGS, asked.replica_id), None) if unix else (None, 8000))
 
 
+@UNHURRIED
 @given(every_order())
 def test_words_without_tokens_arrive_as_they_are(asked: ReplicaOrder) -> None:
     """No shell and no quoting in between; the interpreter is the image's."""
@@ -210,6 +216,7 @@ def test_volumes_and_folders_are_told_apart() -> None:
     assert kinds["/mnt/cache"] == ("bind", "/cache")
 
 
+@UNHURRIED
 @given(every_order())
 def test_the_gate_lets_every_container_of_ours_pass(asked: ReplicaOrder) -> None:
     """With the shares, the image and the network allowed, no order makes a body that the gate refuses."""

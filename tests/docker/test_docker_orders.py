@@ -1,0 +1,149 @@
+"""Orders that a service on this host would not give, through the runtime itself and the gate, on the real engine."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import docker
+import pytest
+from docker.models.containers import Container
+
+from adapters.base import Launch
+from controlplane.errors import RuntimeFailure
+from controlplane.ports import ReplicaExit, ReplicaOrder
+from controlplane.runtime.docker import DockerRuntime
+from controlplane.runtime.docker_container import ContainerLimits, DockerSettings, EngineImage, Share
+from controlplane.runtime.docker_engine import DockerEngine
+from tests.docker import provision
+from tests.docker.gates import Gate
+from tests.fakes.devices import FakeDevices
+
+PATIENCE_SECONDS = 60.0
+LIMITS = ContainerLimits(log_mib=1, log_files=2, memory_mib=256)
+CHATTY = """
+import sys, time
+for number in range(300_000):
+    print(f"line {number} of many words that nobody will ever read again")
+print("the last line", flush=True)
+time.sleep(600)
+"""
+
+
+def quiet(_: str) -> None:
+    """Nobody reads the progress."""
+
+
+@dataclass
+class Runtime:
+    """A runtime on a store of its own, and what it reported."""
+
+    runtime: DockerRuntime
+    store_id: str
+    client: docker.DockerClient
+    exits: asyncio.Queue[ReplicaExit] = field(default_factory=asyncio.Queue)
+
+    def containers(self) -> list[Container]:
+        return self.client.containers.list(all=True, filters={"label": f"im.store={self.store_id}"})
+
+
+def order(*argv: str, gpus: tuple[int, ...] = (), listen: str = "unix") -> ReplicaOrder:
+    launch = Launch(None, ("{python}", *argv), {}, "tcp" if listen == "tcp" else "unix", 30, 1)
+    return ReplicaOrder("llm-0", 1, "hash-1", launch, gpus)
+
+
+Make = Callable[..., Awaitable[Runtime]]
+
+
+@pytest.fixture
+async def make(tmp_path: Path, gate: Gate, client: docker.DockerClient) -> AsyncIterator[Make]:
+    made: list[Runtime] = []
+
+    async def runtime(network: str = "none") -> Runtime:
+        sockets = tmp_path / "sockets"
+        sockets.mkdir()
+        image = EngineImage(provision.CONTROL_PLANE, "/opt/inference-manager/bin/python")
+        store_id = uuid.uuid4().hex[:12]
+        share = Share(str(sockets), str(sockets), read_only=False)
+        settings = DockerSettings(store_id, {None: image}, "/nowhere", share, network, limits=LIMITS)
+        exits: asyncio.Queue[ReplicaExit] = asyncio.Queue()
+        engine = DockerEngine(gate.address)
+        new = Runtime(
+            DockerRuntime(settings, engine, FakeDevices.host(), tmp_path / "logs", exits.put_nowait),
+            store_id,
+            client,
+            exits,
+        )
+        made.append(new)
+        return new
+
+    yield runtime
+    for each in made:
+        await each.runtime.stop("llm-0", 0)
+        await each.runtime.close()
+        left = [(one.name, one.status) for one in each.containers()]
+        for one in each.containers():
+            one.remove(force=True)
+        assert not left
+
+
+async def test_a_missing_gpu_is_told_with_its_remedy(make: Make) -> None:
+    """Without the toolkit a container that asks for a GPU is made and cannot start: it is told, and not left behind."""
+    plane = await make()
+    with pytest.raises(RuntimeFailure, match="cannot start replica llm-0: could not select device driver") as told:
+        await plane.runtime.start(order("-c", "pass", gpus=(0,)), quiet)
+    assert "install nvidia-container-toolkit" in str(told.value)
+    assert plane.containers() == []
+
+
+async def test_a_network_that_the_gate_does_not_know_is_told(make: Make) -> None:
+    """An engine on TCP asks for the private network; what the gate says of another one reaches the owner."""
+    plane = await make(network="somebody-elses")
+    with pytest.raises(RuntimeFailure, match=r"cannot start replica llm-0: refused by the gate.*somebody-elses"):
+        await plane.runtime.start(order("-c", "pass", listen="tcp"), quiet)
+    assert plane.containers() == []
+
+
+async def test_a_program_that_is_not_in_the_image_is_told(make: Make) -> None:
+    """The exec fails after the container was made: its words come through, and it is removed."""
+    plane = await make()
+    absent = ReplicaOrder("llm-0", 1, "hash-1", Launch(None, ("/not/there",), {}, "unix", 30, 1))
+    try:
+        await plane.runtime.start(absent, quiet)
+    except RuntimeFailure as exc:
+        told = str(exc)
+    else:  # behind the init process the container starts, and ends at once
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            told = (await plane.exits.get()).reason
+    assert "/not/there" in told
+    assert list(await plane.runtime.running()) == []
+
+
+async def test_a_log_never_outgrows_its_limit(make: Make, client: docker.DockerClient) -> None:
+    """Seventeen megabytes of words leave two files of a megabyte, and the last line can still be read."""
+    plane = await make()
+    await plane.runtime.start(order("-c", CHATTY), quiet)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while (await plane.runtime.log_tail("llm-0", 1)) != ["the last line"]:
+            await asyncio.sleep(0.1)
+
+    (container,) = plane.containers()
+    written = Path(container.attrs["LogPath"] or client.api.inspect_container(container.id)["LogPath"])
+    files = list(written.parent.glob(f"{written.name}*"))
+    assert 1 < len(files) <= 2
+    assert sum(path.stat().st_size for path in files) <= 2.1 * (1 << 20)
+
+
+async def test_the_end_of_a_container_is_reported_and_swept(make: Make) -> None:
+    """Once reported nothing of it is left on the engine, and its last words are kept."""
+    plane = await make()
+    await plane.runtime.start(order("-c", "print('so long'); raise SystemExit(9)"), quiet)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        report = await plane.exits.get()
+        while plane.containers():
+            await asyncio.sleep(0.05)
+
+    assert (report.code, "so long" in report.reason) == (9, True)
+    assert await plane.runtime.log_tail("llm-0", 5) == ["so long"]
+    assert plane.exits.empty()
