@@ -26,6 +26,7 @@ ROUNDS = int(os.environ.get("INFERENCE_MANAGER_STORM_ROUNDS", "10"))
 SEED = 4
 NAMES = ("a", "b", "c")
 SCRIPT = {"load_seconds": 0.3, "tokens_per_second": 100, "memory_mib": 10}
+_LONGEST_SECONDS = 6.0
 VERBS = ("load", "unload")
 _DEEDS: Mapping[str, Callable[[Container], object]] = {
     "kill": lambda one: one.kill(),
@@ -48,12 +49,16 @@ class Storm:
         """Traffic and an operator's orders, for a moment that is drawn; then SIGKILL in the middle of it."""
         work = [later(self._traffic(self.draw.random())) for _ in range(4)]
         work += [later(self._operator(self.draw.random())), later(self._watch())]
-        await asyncio.wait(work, timeout=self.draw.uniform(0.0, 2.5), return_when=asyncio.FIRST_EXCEPTION)
-        await self.service.kill()
+        await asyncio.wait(work, timeout=self.draw.uniform(0.0, _LONGEST_SECONDS), return_when=asyncio.FIRST_EXCEPTION)
+        assert self.service.process is not None
+        assert self.service.process.poll() is None, self.service.log_path.read_text()[-4000:]
+        self.service.process.kill()
         for task in work:
             task.cancel()
         for outcome in await asyncio.gather(*work, return_exceptions=True):
-            assert not isinstance(outcome, AssertionError), outcome
+            if isinstance(outcome, (AssertionError, docker.errors.DockerException)):
+                raise outcome
+        await self.service.kill()
 
     def interfere(self) -> None:
         """While nobody watches, now and then a container is killed, frozen, renamed or taken away."""
@@ -100,7 +105,7 @@ class Storm:
     async def _operator(self, seed: float) -> None:
         draw = random.Random(seed)
         while True:
-            await asyncio.sleep(draw.uniform(0.05, 0.5))
+            await asyncio.sleep(draw.uniform(0.2, 2.0))
             try:
                 await self.service.order(draw.choice(NAMES), draw.choice(VERBS))
             except httpx.HTTPError:
