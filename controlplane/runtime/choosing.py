@@ -45,6 +45,12 @@ def store_id(state_dir: Path) -> str:
 
 
 def _docker(settings: Settings, devices: Devices, on_exit: OnExit) -> DockerRuntime:
+    engine = DockerEngine(settings.runtime.docker.address)
+    return DockerRuntime(docker_settings(settings), engine, devices, settings.state_dir.resolve() / "logs", on_exit)
+
+
+def docker_settings(settings: Settings) -> DockerSettings:
+    """How the configuration wants containers made; makes the folders that they share. Raises ConfigError."""
     section, state_dir = settings.runtime.docker, settings.state_dir.resolve()
     sockets = section.sockets or ShareSettings(path=str(state_dir / "run" / "sockets"))
     _check_length(sockets.path)
@@ -54,7 +60,7 @@ def _docker(settings: Settings, devices: Devices, on_exit: OnExit) -> DockerRunt
         for name in section.environments
         if (image := section.image(name)) is not None
     }
-    made = DockerSettings(
+    return DockerSettings(
         store_id=store_id(state_dir),
         images={**images, None: images["simulated"]},
         engines_dir=str(Path(engines.__path__[0])),
@@ -71,7 +77,6 @@ def _docker(settings: Settings, devices: Devices, on_exit: OnExit) -> DockerRunt
             log_files=settings.logs.keep + 1,
         ),
     )
-    return DockerRuntime(made, DockerEngine(section.address), devices, state_dir / "logs", on_exit)
 
 
 def _check_length(sockets: str) -> None:

@@ -1,0 +1,80 @@
+"""The configuration as a Docker runtime's settings: images, users, folders, and paths the kernel would not take."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from controlplane.errors import ConfigError
+from controlplane.runtime.choosing import docker_settings
+from controlplane.runtime.docker_container import DockerSettings, Share, longest_sockets_folder
+from controlplane.settings import load
+
+Choose = Callable[..., DockerSettings]
+
+
+@pytest.fixture
+def choose(tmp_path: Path) -> Choose:
+    """`choose(models, docker={...}, **sections)`: what that configuration makes."""
+
+    def made(*models: dict[str, Any], docker: dict[str, Any] | None = None, **sections: Any) -> DockerSettings:
+        short = {"sockets": {"path": str(tmp_path / "s")}, **(docker or {})}
+        runtime = {"kind": "docker", "docker": short}
+        config = {"state_dir": "state", "cache_dir": "cache", "runtime": runtime, **sections}
+        (tmp_path / "service.json").write_text(json.dumps(config))
+        (tmp_path / "models.json").write_text(json.dumps({"models": models or [_model("a")]}))
+        return docker_settings(load(tmp_path / "service.json", {}))
+
+    return made
+
+
+def _model(model_id: str, **fields: Any) -> dict[str, Any]:
+    return {
+        "model_id": model_id,
+        "model_type": "text2text",
+        "engine": "simulated",
+        "vram_required_mb": 100,
+        **fields,
+    }
+
+
+def test_a_folder_that_the_kernel_would_not_take_is_a_mistake(choose: Choose, tmp_path: Path) -> None:
+    """Told at the start, with the setting and the length, and not as an engine that never answers."""
+    longest = longest_sockets_folder()
+    fits = str(tmp_path / "x").ljust(longest, "x")
+    assert choose(docker={"sockets": {"path": fits}}).sockets.path == fits
+    with pytest.raises(ConfigError, match=f"runtime.docker.sockets to one of at most {longest} bytes"):
+        choose(docker={"sockets": {"path": f"{fits}x"}})
+
+
+def test_the_models_folder_is_shared_read_only(choose: Choose, tmp_path: Path) -> None:
+    """Under its own path, and made if it is not there: a bind of what is absent would be made by root."""
+    models = tmp_path / "cache" / "models"
+    assert choose().shares == (Share(str(models), str(models), read_only=True),)
+    assert models.is_dir()
+
+
+def test_a_share_that_covers_the_models_stands_for_them(choose: Choose, tmp_path: Path) -> None:
+    """Such as a volume where the service is a container itself: nothing of the host is bound beside it."""
+    given = [{"path": str(tmp_path / "cache"), "source": "cache", "read_only": False}]
+    assert choose(docker={"shares": given}).shares == (Share(str(tmp_path / "cache"), "cache", read_only=False),)
+
+
+def test_a_models_own_folder_is_shared_once(choose: Choose, tmp_path: Path) -> None:
+    """Two models in one folder outside make one share."""
+    own = tmp_path / "own"
+    own.mkdir()
+    two = [_model(name, model_path=str(own)) for name in ("a", "b")]
+    assert [share.path for share in choose(*two).shares] == [str(tmp_path / "cache" / "models"), str(own)]
+
+
+def test_limits_and_images_are_the_configured_ones(choose: Choose) -> None:
+    """The logs' limits are the service's own; an image given by name replaces the built-in one."""
+    docker = {"memory_mib": 512, "cpus": 2, "shm_mib": 64, "user": "7:8", "images": {"simulated": "mine:1"}}
+    made = choose(docker=docker, logs={"max_mib": 5, "keep": 2})
+    limits = made.limits
+    assert (limits.memory_mib, limits.cpus, limits.shm_mib, limits.log_mib, limits.log_files) == (512, 2, 64, 5, 3)
+    assert (made.user, made.image(None).name) == ("7:8", "mine:1")
+    assert made.image("vllm-cuda").name.startswith("vllm/vllm-openai:")
