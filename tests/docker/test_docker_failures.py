@@ -1,10 +1,6 @@
 """Containers that die, vanish or cannot be made: what callers see, what the owner is told, and that nothing is left."""
 
 import asyncio
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +12,7 @@ from tests.docker import provision
 from tests.docker.conftest import Serve
 from tests.docker.container_service import ContainerService
 from tests.docker.gates import Gate
+from tests.docker.registry import registry
 from tests.integration.chats import ask, begin
 from tests.integration.service import model, until
 
@@ -91,14 +88,14 @@ async def test_an_engine_that_takes_more_than_its_limit_is_told_so(serve: Serve)
 
 async def test_a_missing_image_is_asked_for_and_told(serve: Serve) -> None:
     """The registry is asked; its refusal and what to do about it are in the caller's error, and nothing is left."""
-    with _registry() as (address, asked):
-        image = f"{address}/engines/simulated:7"
+    with registry() as place:
+        image = f"{place.address}/engines/simulated:7"
         service = await serve(model("a"), docker={"images": {"simulated": image}})
         refused = await _refused(service)
 
     assert f"cannot pull {image}" in refused.message
     assert "pull or build it by hand" in refused.message
-    assert "/v2/engines/simulated/manifests/7" in asked
+    assert "/v2/engines/simulated/manifests/7" in place.asked
     assert not service.containers()
 
 
@@ -173,37 +170,3 @@ async def test_the_service_outlives_the_gate(serve: Serve, docker_socket: Path, 
         await service.end()
     finally:
         own.stop()
-
-
-@contextmanager
-def _registry() -> Iterator[tuple[str, list[str]]]:
-    """A registry that has no image at all, its address, and the paths it was asked for."""
-    asked: list[str] = []
-
-    class Answer(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked.append(self.path)
-            known = self.path == "/v2/"
-            self.send_response(200 if known else 404)
-            self.send_header("Docker-Distribution-Api-Version", "registry/2.0")
-            self.send_header("Content-Length", "2")
-            self.end_headers()
-            self.wfile.write(b"{}")
-
-        def do_HEAD(self) -> None:
-            asked.append(self.path)
-            self.send_response(404)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            """The test reads the list."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
-    serving = threading.Thread(target=server.serve_forever)
-    serving.start()
-    try:
-        yield f"127.0.0.1:{server.server_address[1]}", asked
-    finally:
-        server.shutdown()
-        serving.join()
-        server.server_close()
