@@ -1,18 +1,20 @@
 """Orders that a service on this host would not give, through the runtime itself and the gate, on the real engine."""
 
 import asyncio
+import os
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import docker
+import psutil
 import pytest
 from docker.models.containers import Container
 
 from adapters.base import Launch
 from controlplane.errors import RuntimeFailure
-from controlplane.ports import ReplicaExit, ReplicaOrder
+from controlplane.ports import DeviceReading, ReplicaExit, ReplicaOrder
 from controlplane.runtime.docker import DockerRuntime
 from controlplane.runtime.docker_container import ContainerLimits, DockerSettings, EngineImage, Share
 from controlplane.runtime.docker_engine import DockerEngine
@@ -29,6 +31,12 @@ for number in range(300_000):
 print("the last line", flush=True)
 time.sleep(600)
 """
+WITH_CHILD = """
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+print("both are there", flush=True)
+child.wait()
+"""
 
 
 def quiet(_: str) -> None:
@@ -42,6 +50,7 @@ class Runtime:
     runtime: DockerRuntime
     store_id: str
     client: docker.DockerClient
+    devices: FakeDevices
     exits: asyncio.Queue[ReplicaExit] = field(default_factory=asyncio.Queue)
 
     def containers(self) -> list[Container]:
@@ -68,13 +77,11 @@ async def make(tmp_path: Path, gate: Gate, client: docker.DockerClient) -> Async
         share = Share(str(sockets), str(sockets), read_only=False)
         settings = DockerSettings(store_id, {None: image}, "/nowhere", share, network, limits=LIMITS)
         exits: asyncio.Queue[ReplicaExit] = asyncio.Queue()
-        engine = DockerEngine(gate.address)
-        new = Runtime(
-            DockerRuntime(settings, engine, FakeDevices.host(), tmp_path / "logs", exits.put_nowait),
-            store_id,
-            client,
-            exits,
+        devices = FakeDevices(DeviceReading("gpu0", "cuda", 0, "a card", 16_000, 0))
+        docker_runtime = DockerRuntime(
+            settings, DockerEngine(gate.address), devices, tmp_path / "logs", exits.put_nowait
         )
+        new = Runtime(docker_runtime, store_id, client, devices, exits)
         made.append(new)
         return new
 
@@ -147,3 +154,21 @@ async def test_the_end_of_a_container_is_reported_and_swept(make: Make) -> None:
     assert (report.code, "so long" in report.reason) == (9, True)
     assert await plane.runtime.log_tail("llm-0", 5) == ["so long"]
     assert plane.exits.empty()
+
+
+async def test_a_gpus_memory_is_attributed_by_the_containers_processes(make: Make) -> None:
+    """NVML knows this machine's process ids: children inside the container count, strangers beside it do not."""
+    plane = await make()
+    await plane.runtime.start(order("-c", WITH_CHILD), quiet)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while await plane.runtime.log_tail("llm-0", 1) != ["both are there"]:
+            await asyncio.sleep(0.05)
+    (container,) = plane.containers()
+    init = psutil.Process(container.attrs["State"]["Pid"])
+    engine, child = init.children(recursive=True)
+
+    plane.devices.set("gpu0", 9_000, {engine.pid: 3_000, child.pid: 2_000, os.getpid(): 4_000})
+    assert await plane.runtime.device_memory_mib("gpu0") == {"llm-0": 5_000}
+
+    plane.devices.set("gpu0", 9_000, None)
+    assert await plane.runtime.device_memory_mib("gpu0") is None
