@@ -11,6 +11,7 @@ from collections.abc import Callable
 import docker
 import requests
 import structlog
+from urllib3.exceptions import ReadTimeoutError
 
 from controlplane.errors import RuntimeFailure
 from controlplane.runtime.docker_engine import DockerEngine, mapped
@@ -19,13 +20,24 @@ from controlplane.runtime.docker_label import MANAGED, STORE
 _log = structlog.get_logger(__name__)
 _AGAIN_AFTER_SECONDS = 1.0
 _TIMEOUT_SECONDS = 60
+# A connection that died without a word looks like one on which nothing happens.
+_QUIET_SECONDS = 60.0
 _ENDINGS = ("die", "oom", "destroy")
 
 
 class DockerEvents:
-    """`look_again` is called from the thread, at every ending of a container of ours and after every gap."""
+    """`look_again` is called from the thread, at every ending of a container of ours and after every gap.
 
-    def __init__(self, engine: DockerEngine, store_id: str, look_again: Callable[[], None]) -> None:
+    After `quiet_seconds` without any it connects anew, which is a gap.
+    """
+
+    def __init__(
+        self,
+        engine: DockerEngine,
+        store_id: str,
+        look_again: Callable[[], None],
+        quiet_seconds: float = _QUIET_SECONDS,
+    ) -> None:
         self._engine = engine
         self._filters = {
             "type": ["container"],
@@ -33,6 +45,7 @@ class DockerEvents:
             "label": [f"{MANAGED}=1", f"{STORE}={store_id}"],
         }
         self._look_again = look_again
+        self._quiet_seconds = quiet_seconds
         self._closed = threading.Event()
         self._response: requests.Response | None = None
         self._thread = threading.Thread(target=self._run, name="docker-events", daemon=True)
@@ -70,6 +83,9 @@ class DockerEvents:
                 self._look_again()  # whatever ended before we listened
                 for _ in response.iter_lines():
                     self._look_again()
+            except requests.exceptions.ConnectionError as exc:
+                if not isinstance(exc.args[0], ReadTimeoutError):
+                    raise
             finally:
                 self._response = None
 
@@ -79,7 +95,7 @@ class DockerEvents:
             f"{client.api.base_url}/events",
             params={"filters": json.dumps(self._filters)},
             stream=True,
-            timeout=(_TIMEOUT_SECONDS, None),
+            timeout=(_TIMEOUT_SECONDS, self._quiet_seconds),
         )
         response.raise_for_status()
         return response

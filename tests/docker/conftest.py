@@ -1,6 +1,6 @@
 """A real Docker engine with the product's image, the gate before it, and services whose engines are containers."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +8,8 @@ import docker
 import pytest
 
 from tests.docker import provision
-from tests.docker.container_service import ContainerService
+from tests.docker.container_service import ContainerService, Serve
 from tests.docker.gates import Gate
-
-Serve = Callable[..., Awaitable[ContainerService]]
 
 
 @pytest.fixture(scope="session")

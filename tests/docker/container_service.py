@@ -1,5 +1,6 @@
 """`inferctl serve` whose engines are containers: what it runs is seen through the raw Docker socket, past the gate."""
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,3 +52,7 @@ class ContainerService(Service):
         super()._kill_all()
         for one in self.containers():
             one.remove(force=True, v=True)
+
+
+Serve = Callable[..., Awaitable[ContainerService]]
+"""The fixture `serve`: entries and sections of a configuration to a running service."""

@@ -11,8 +11,7 @@ import docker
 import openai
 import pytest
 
-from tests.docker.conftest import Serve
-from tests.docker.container_service import ContainerService
+from tests.docker.container_service import ContainerService, Serve
 from tests.docker.gates import Gate
 from tests.docker.own_engine import OwnEngine, own_engine
 from tests.integration.chats import ask, begin, later

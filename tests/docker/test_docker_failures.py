@@ -9,8 +9,7 @@ import openai
 import pytest
 
 from tests.docker import provision
-from tests.docker.conftest import Serve
-from tests.docker.container_service import ContainerService
+from tests.docker.container_service import ContainerService, Serve
 from tests.docker.gates import Gate
 from tests.docker.registry import registry
 from tests.integration.chats import ask, begin

@@ -4,7 +4,7 @@ import docker
 import openai
 import pytest
 
-from tests.docker.conftest import Serve
+from tests.docker.container_service import Serve
 from tests.integration.chats import ask, begin, later
 from tests.integration.service import model, until
 

@@ -1,7 +1,6 @@
 """The service with engines in containers: answers, swaps, guards, and stops that leave nothing."""
 
-from tests.docker.conftest import Serve
-from tests.docker.container_service import ContainerService
+from tests.docker.container_service import ContainerService, Serve
 from tests.integration.chats import ask, later
 from tests.integration.service import model, until
 

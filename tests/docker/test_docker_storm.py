@@ -17,8 +17,7 @@ import openai
 import pytest
 from docker.models.containers import Container
 
-from tests.docker.conftest import Serve
-from tests.docker.container_service import ContainerService
+from tests.docker.container_service import ContainerService, Serve
 from tests.integration.chats import ask, later, streamed
 from tests.integration.service import model, until
 
