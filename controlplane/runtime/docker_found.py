@@ -23,7 +23,10 @@ _REASON_LINES = 100
 
 @dataclass(frozen=True, slots=True)
 class FoundContainer:
-    """One container of ours, as inspected. `limit_mib` 0: none. `host`: its address on the private network."""
+    """One container of ours, as inspected. `limit_mib` 0: none.
+
+    `host`: its address on the private network, or its name where it has none, as when it has ended.
+    """
 
     container_id: str
     label: ContainerLabel
@@ -72,7 +75,7 @@ def _inspected(container: Container, settings: DockerSettings) -> FoundContainer
         out_of_memory=bool(state["OOMKilled"]),
         limit_mib=int(container.attrs["HostConfig"]["Memory"]) // _MIB,
         error=str(state["Error"]),
-        host=str(joined.get("IPAddress", "")),
+        host=str(joined.get("IPAddress") or container.name),
         published_port=_published(network.get("Ports") or {}),
     )
 

@@ -11,14 +11,26 @@ PATIENCE_SECONDS = 30.0
 _PAUSE_SECONDS = 0.02
 
 
+NETWORK = "inference-manager-test"
+
+
 class Gate:
-    """Lets through the product's images, and those of a registry on this host; mounts of `folder` and below."""
+    """Lets through the product's images, those of a registry on this host, NETWORK, and mounts below `folder`."""
 
     def __init__(self, engine: Path, listen: Path, folder: Path) -> None:
         self.listen = listen
         self._command = (
             *(sys.executable, "-m", "controlplane.gate", "--docker", str(engine), "--listen", str(listen)),
-            *("--folder", str(folder), "--image", "inference-manager:*", "--image", "127.0.0.1:*"),
+            *(
+                "--folder",
+                str(folder),
+                "--image",
+                "inference-manager:*",
+                "--image",
+                "127.0.0.1:*",
+                "--network",
+                NETWORK,
+            ),
         )
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -1,25 +1,28 @@
 """Orders that a service on this host would not give, through the runtime itself and the gate, on the real engine."""
 
 import asyncio
+import contextlib
 import os
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import docker
+import httpx
 import psutil
 import pytest
 from docker.models.containers import Container
 
 from adapters.base import Launch
+from adapters.endpoint import Endpoint
 from controlplane.errors import RuntimeFailure
 from controlplane.ports import DeviceReading, ReplicaExit, ReplicaOrder
 from controlplane.runtime.docker import DockerRuntime
 from controlplane.runtime.docker_container import ContainerLimits, DockerSettings, EngineImage, Share
 from controlplane.runtime.docker_engine import DockerEngine
 from tests.docker import provision
-from tests.docker.gates import Gate
+from tests.docker.gates import NETWORK, Gate
 from tests.fakes.devices import FakeDevices
 
 PATIENCE_SECONDS = 60.0
@@ -69,13 +72,13 @@ Make = Callable[..., Awaitable[Runtime]]
 async def make(tmp_path: Path, gate: Gate, client: docker.DockerClient) -> AsyncIterator[Make]:
     made: list[Runtime] = []
 
-    async def runtime(network: str = "none") -> Runtime:
+    async def runtime(network: str = "none", *, on_network: bool = False) -> Runtime:
         sockets = tmp_path / "sockets"
         sockets.mkdir()
         image = EngineImage(provision.CONTROL_PLANE, "/opt/inference-manager/bin/python")
         store_id = uuid.uuid4().hex[:12]
         share = Share(str(sockets), str(sockets), read_only=False)
-        settings = DockerSettings(store_id, {None: image}, "/nowhere", share, network, limits=LIMITS)
+        settings = DockerSettings(store_id, {None: image}, "/nowhere", share, network, on_network, limits=LIMITS)
         exits: asyncio.Queue[ReplicaExit] = asyncio.Queue()
         devices = FakeDevices(DeviceReading("gpu0", "cuda", 0, "a card", 16_000, 0))
         docker_runtime = DockerRuntime(
@@ -172,3 +175,45 @@ async def test_a_gpus_memory_is_attributed_by_the_containers_processes(make: Mak
 
     plane.devices.set("gpu0", 9_000, None)
     assert await plane.runtime.device_memory_mib("gpu0") is None
+
+
+@pytest.fixture
+def network(client: docker.DockerClient) -> Iterator[None]:
+    made = client.networks.create(NETWORK, internal=False)
+    yield
+    made.remove()
+
+
+@pytest.mark.parametrize("on_network", [False, True])
+async def test_an_engine_on_a_port_is_reached(network: None, make: Make, on_network: bool) -> None:
+    """Through a port of the loopback address alone, or at its own address for who is on the network himself."""
+    plane = await make(NETWORK, on_network=on_network)
+    argv = ("-m", "engines.simulated", "--host", "{host}", "--port", "{port}", "--model", "a")
+
+    running = await plane.runtime.start(order(*argv, listen="tcp"), quiet)
+
+    (container,) = plane.containers()
+    bound = container.attrs["HostConfig"]["PortBindings"]
+    assert (running.endpoint.host == "127.0.0.1") is not on_network
+    assert bool(bound) is not on_network
+    assert await _healthy(running.endpoint)
+    assert list(await plane.runtime.running()) == [running]
+    await plane.runtime.stop("llm-0", 5)
+    assert plane.containers() == []
+
+
+async def _healthy(endpoint: Endpoint) -> bool:
+    async with asyncio.timeout(PATIENCE_SECONDS), httpx.AsyncClient() as http:
+        while True:
+            with contextlib.suppress(httpx.HTTPError):
+                return (await http.get(f"http://{endpoint.host}:{endpoint.port}/health")).status_code == 200
+            await asyncio.sleep(0.1)
+
+
+async def test_an_engine_on_a_port_that_ends_at_once_is_reported(network: None, make: Make) -> None:
+    """It has lost its address before anybody could look: its end is an exit like any other, with its words."""
+    plane = await make(NETWORK, on_network=True)
+    await plane.runtime.start(order("-c", "raise SystemExit('no such model')", listen="tcp"), quiet)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        report = await plane.exits.get()
+    assert (report.code, "no such model" in report.reason) == (1, True)
