@@ -25,6 +25,8 @@ ROUNDS = int(os.environ.get("INFERENCE_MANAGER_STORM_ROUNDS", "10"))
 SEED = 4
 NAMES = ("a", "b", "c")
 SCRIPT = {"load_seconds": 0.3, "tokens_per_second": 100, "memory_mib": 10}
+# What is done to containers counts as their failure, and a model that is left alone for long is no storm.
+IMPATIENT = {"backoff_initial_seconds": 0.2, "backoff_max_seconds": 0.5}
 _LONGEST_SECONDS = 6.0
 VERBS = ("load", "unload")
 _DEEDS: Mapping[str, Callable[[Container], object]] = {
@@ -126,7 +128,8 @@ async def test_kills_at_random_points_leak_nothing(serve: Serve) -> None:
 
     That no container and no socket is left after the orderly end is proved by the fixture.
     """
-    storm = Storm(await serve(*(model(name, mib=400, slots=2, script=SCRIPT) for name in NAMES)))
+    models = [model(name, mib=400, slots=2, script=SCRIPT) for name in NAMES]
+    storm = Storm(await serve(*models, scheduling=IMPATIENT))
     service = storm.service
     for _ in range(ROUNDS):
         await storm.blow()
