@@ -118,10 +118,11 @@ class DockerRuntime:
         return used
 
     async def log_tail(self, replica_id: str, lines: int) -> list[str]:
-        found = await self._look(replica_id)
-        if not found:
-            return await asyncio.to_thread(self._kept_lines, replica_id, lines)
-        return await self._engine.call(lambda client: log_lines(client, found[0].container_id, lines))
+        for one in await self._look(replica_id):
+            told = await self._engine.call(partial(log_lines, container_id=one.container_id, lines=lines))
+            if told is not None:
+                return told
+        return await asyncio.to_thread(self._kept_lines, replica_id, lines)
 
     async def close(self) -> None:
         await self._in_flight.close()
@@ -191,7 +192,7 @@ class DockerRuntime:
     async def _remove(self, one: FoundContainer) -> None:
         """Kill what runs of it, and keep its log."""
         lines = await self._engine.call(lambda client: log_lines(client, one.container_id, _KEPT_LINES))
-        if lines:  # none: somebody was faster, and has kept them
+        if lines is not None:
             await asyncio.to_thread(self._keep_lines, one.label.replica_id, lines)
         await self._engine.call(lambda client: remove(client, one.container_id))
 

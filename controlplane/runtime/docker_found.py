@@ -85,12 +85,12 @@ def _published(ports: Mapping[str, list[Mapping[str, str]] | None]) -> int | Non
     return int(bound[0]["HostPort"]) if bound else None
 
 
-def log_lines(client: docker.DockerClient, container_id: str, lines: int) -> list[str]:
-    """The last lines of its log, newest last; empty when the container is gone."""
+def log_lines(client: docker.DockerClient, container_id: str, lines: int) -> list[str] | None:
+    """The last lines of its log, newest last; None when the container is gone."""
     if lines <= 0:
         return []
-    text: bytes = _unless_gone(lambda: client.api.logs(container_id, tail=lines), b"")
-    return text.decode(errors="replace").splitlines()[-lines:]
+    text: bytes | None = _unless_gone(lambda: client.api.logs(container_id, tail=lines), None)
+    return None if text is None else text.decode(errors="replace").splitlines()[-lines:]
 
 
 def used_mib(client: docker.DockerClient, container_id: str) -> int | None:
@@ -144,4 +144,4 @@ def exit_of(one: FoundContainer, lines: list[str]) -> ReplicaExit:
 
 
 def last_words(client: docker.DockerClient, container_id: str) -> list[str]:
-    return log_lines(client, container_id, _REASON_LINES)
+    return log_lines(client, container_id, _REASON_LINES) or []
