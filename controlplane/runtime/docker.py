@@ -139,11 +139,13 @@ class DockerRuntime:
 
     async def _already_running(self, order: ReplicaOrder) -> RunningReplica | None:
         for one in await self._look(order.replica_id):
-            if not one.alive:
+            same = one.label.generation == order.generation
+            # Somebody froze it: waiting for it to get ready would be in vain.
+            if not one.alive or (one.frozen and same):
                 self._watched.pop(_key(one), None)
                 await self._remove(one)
                 continue
-            if one.label.generation != order.generation:
+            if not same:
                 raise RuntimeFailure(f"its generation {one.label.generation} still runs; stop it first")
             self._watch(one)
             return self._replica(one)

@@ -6,6 +6,7 @@ from http import HTTPStatus
 from typing import Any, TypeVar
 
 import docker
+import requests
 from docker.errors import APIError, NotFound
 from docker.models.containers import Container
 
@@ -31,6 +32,7 @@ class FoundContainer:
     container_id: str
     label: ContainerLabel
     alive: bool
+    frozen: bool
     exit_code: int
     out_of_memory: bool
     limit_mib: int
@@ -71,6 +73,7 @@ def _inspected(container: Container, settings: DockerSettings) -> FoundContainer
         container_id=str(container.id),
         label=label,
         alive=state["Status"] in ("running", "paused", "restarting"),
+        frozen=state["Status"] == "paused",
         exit_code=int(state["ExitCode"]),
         out_of_memory=bool(state["OOMKilled"]),
         limit_mib=int(container.attrs["HostConfig"]["Memory"]) // _MIB,
@@ -97,7 +100,7 @@ def used_mib(client: docker.DockerClient, container_id: str) -> int | None:
     """Its memory without what the kernel would drop for the asking; None when it is gone."""
     try:
         stats = client.api.stats(container_id, stream=False, one_shot=True)
-    except NotFound:
+    except (NotFound, requests.exceptions.JSONDecodeError):  # no body at all: it went while it was measured
         return None
     memory = stats.get("memory_stats") or {}
     if "usage" not in memory:

@@ -45,6 +45,22 @@ async def test_a_load_that_was_under_way_ends_once(serve: Serve) -> None:
     assert [one.id for one in service.containers()] == [loading.id]
 
 
+async def test_a_load_that_was_frozen_is_begun_anew(serve: Serve) -> None:
+    """Nobody waits for a container that somebody paused while it loaded: another one takes its place."""
+    service = await serve(model("a", script={"load_seconds": 4}))
+    call = later(ask(service.openai(), "a", "x"))
+    (loading,) = await until(lambda: service.containers("a-0", alive=True))
+    await service.kill()
+    with pytest.raises(openai.APIError):
+        await call
+
+    loading.pause()
+    await service.start()
+
+    assert "later" in await ask(service.openai(), "a", "later")
+    assert [one.id != loading.id for one in service.containers()] == [True]
+
+
 async def test_a_changed_model_gets_another_container(serve: Serve) -> None:
     """The label's configuration is the old one: stopped, and made anew when asked for."""
     service = await serve(model("a", script=SLOW))

@@ -21,6 +21,7 @@ def ended(*, code: int = 1, out_of_memory: bool = False, error: str = "") -> Fou
         container_id="0123456789abcdef",
         label=label,
         alive=False,
+        frozen=False,
         exit_code=code,
         out_of_memory=out_of_memory,
         limit_mib=128,
