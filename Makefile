@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo serve test check bench bench-images lock clean
+.PHONY: setup demo serve test test-docker check bench bench-images lock clean
 setup: $(READY)
 
 $(READY): requirements-dev.lock pyproject.toml
@@ -26,6 +26,10 @@ test: setup
 	$(BIN)/pytest -n 2 tests/unit tests/property
 	$(BIN)/python tests/engines/run.py
 	$(BIN)/pytest tests/contract tests/integration tests/e2e
+
+# Real containers: installs and starts a Docker engine where there is none (as root), and builds the image.
+test-docker: setup
+	$(BIN)/pytest tests/docker
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -1,14 +1,13 @@
 """Worlds for the contract suites; every async test here runs under asyncio's own loop and under uvloop."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 import pytest
 import uvloop
 
 from tests.contract.desk import Desk
-from tests.contract.docker_world import DockerWorld, gate
 from tests.contract.runtime_worlds import FakeWorld, ProcessWorld, SimulatedWorld, World
 
 
@@ -16,24 +15,12 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.Abstrac
     return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 
-@pytest.fixture(scope="session")
-def docker_gate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with gate(tmp_path_factory.mktemp("gate")) as listen:
-        yield listen
-
-
-@pytest.fixture(params=["fake", "tiny", "simulated", "docker"])
+@pytest.fixture(params=["fake", "tiny", "simulated"])
 async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
     if request.param == "fake":
         yield FakeWorld()
         return
     async with Desk(tmp_path / "desk") as desk:
-        if request.param == "docker":
-            containers = DockerWorld(tmp_path, desk, request.getfixturevalue("docker_gate"))
-            containers.open()
-            yield containers
-            await containers.close()
-            return
         kind = ProcessWorld if request.param == "tiny" else SimulatedWorld
         processes = kind(tmp_path, desk)
         yield processes

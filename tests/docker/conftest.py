@@ -7,8 +7,10 @@ from typing import Any
 import docker
 import pytest
 
+from tests.contract.desk import Desk
 from tests.docker import provision
 from tests.docker.container_service import ContainerService, Serve
+from tests.docker.docker_world import ALLOWED, DockerWorld
 from tests.docker.gates import Gate
 
 
@@ -35,6 +37,26 @@ def gate(docker_socket: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     made.start()
     yield made
     made.stop()
+
+
+@pytest.fixture(scope="session")
+def contract_gate(docker_socket: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate]:
+    """A wider gate, for the engines of the runtime's contract."""
+    listen = tmp_path_factory.mktemp("contract") / "gate.sock"
+    made = Gate(docker_socket, listen, tmp_path_factory.getbasetemp(), *ALLOWED)
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+async def world(tmp_path: Path, contract_gate: Gate) -> AsyncIterator[DockerWorld]:
+    """What the tests of the runtime's contract run in."""
+    async with Desk(tmp_path / "desk") as desk:
+        containers = DockerWorld(tmp_path, desk, contract_gate)
+        containers.open()
+        yield containers
+        await containers.close()
 
 
 @pytest.fixture

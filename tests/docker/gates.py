@@ -17,20 +17,13 @@ NETWORK = "inference-manager-test"
 class Gate:
     """Lets through the product's images, those of a registry on this host, NETWORK, and mounts below `folder`."""
 
-    def __init__(self, engine: Path, listen: Path, folder: Path) -> None:
+    def __init__(self, engine: Path, listen: Path, folder: Path, *more: str) -> None:
+        """`more` are further arguments that allow something."""
         self.listen = listen
         self._command = (
             *(sys.executable, "-m", "controlplane.gate", "--docker", str(engine), "--listen", str(listen)),
-            *(
-                "--folder",
-                str(folder),
-                "--image",
-                "inference-manager:*",
-                "--image",
-                "127.0.0.1:*",
-                "--network",
-                NETWORK,
-            ),
+            *("--folder", str(folder), "--image", "inference-manager:*", "--image", "127.0.0.1:*"),
+            *("--network", NETWORK, *more),
         )
         self._process: subprocess.Popen[bytes] | None = None
 

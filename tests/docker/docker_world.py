@@ -1,14 +1,9 @@
 """The Runtime contract's world of real containers on a real Docker engine, reached through the gate."""
 
 import asyncio
-import contextlib
 import os
 import socket
-import subprocess
-import sys
-import time
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import docker
@@ -22,38 +17,15 @@ from controlplane.runtime.docker_engine import DockerEngine
 from controlplane.runtime.docker_label import container_name
 from tests.contract.desk import PATIENCE_SECONDS, Desk
 from tests.contract.runtime_worlds import BROKEN, SLOW, TINY_ENGINE, ControlPlane, Crash, Exits
+from tests.docker import provision
+from tests.docker.gates import Gate
 from tests.fakes.devices import FakeDevices
 
-SOCKET = "/var/run/docker.sock"
-BASE_IMAGE = "python:3.11-slim-bookworm"
 BROKEN_IMAGE = "127.0.0.1:1/broken:1"
 
 
-@contextlib.contextmanager
-def gate(folder: Path) -> Iterator[Path]:
-    """The gate as a process of its own, letting through what the contract needs; yields its socket."""
-    listen = folder / "gate.sock"
-    rules = ("--image", BASE_IMAGE, "--image", "127.0.0.1:*", "--network", "bridge")
-    folders = ("--folder", str(folder.parent), "--folder", str(TINY_ENGINE.parent))
-    command = (sys.executable, "-m", "controlplane.gate", "--listen", str(listen), *rules, *folders)
-    process = subprocess.Popen(command)
-    try:
-        _wait_until_it_answers(listen, process)
-        yield listen
-    finally:
-        process.terminate()
-        process.wait(PATIENCE_SECONDS)
-
-
-def _wait_until_it_answers(listen: Path, process: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < deadline:
-        assert process.poll() is None, "the gate ended"
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
-            probe.connect(str(listen))
-            return
-        time.sleep(0.02)
-    raise AssertionError("the gate does not answer")
+# What the contract's engines need beyond what the product's own do.
+ALLOWED = ("--image", provision.PYTHON_IMAGE, "--network", "bridge", "--folder", str(TINY_ENGINE.parent))
 
 
 class DockerWorld:
@@ -61,7 +33,7 @@ class DockerWorld:
 
     broken_words = f"cannot pull {BROKEN_IMAGE}"
 
-    def __init__(self, folder: Path, desk: Desk, gate: Path) -> None:
+    def __init__(self, folder: Path, desk: Desk, gate: Gate) -> None:
         self._folder = folder
         self._gate = gate
         self._desk = desk
@@ -70,7 +42,7 @@ class DockerWorld:
         self._registry = socket.create_server(("127.0.0.1", 0))
         self._registry.settimeout(0)
         self._callers: list[socket.socket] = []
-        self.client = docker.DockerClient(base_url=f"unix://{SOCKET}", version="auto")
+        self.client = docker.DockerClient(base_url=f"unix://{provision.SOCKET}", version="auto")
 
     def open(self) -> None:
         (self._folder / "run").mkdir()
@@ -82,7 +54,7 @@ class DockerWorld:
         return DockerSettings(
             store_id=f"{self._prefix}-{store}",
             images={
-                None: EngineImage(BASE_IMAGE),
+                None: EngineImage(provision.PYTHON_IMAGE),
                 SLOW: EngineImage(f"127.0.0.1:{port}/slow:1"),
                 BROKEN: EngineImage(BROKEN_IMAGE),
             },
@@ -96,9 +68,7 @@ class DockerWorld:
     def control_plane(self, store: str = "one") -> ControlPlane:
         exits = Exits()
         logs = self._folder / store / "logs"
-        runtime = DockerRuntime(
-            self.settings(store), DockerEngine(f"unix://{self._gate}"), FakeDevices.host(), logs, exits
-        )
+        runtime = DockerRuntime(self.settings(store), DockerEngine(self._gate.address), FakeDevices.host(), logs, exits)
         self._planes.append(ControlPlane(runtime, exits))
         return self._planes[-1]
 

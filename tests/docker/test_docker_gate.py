@@ -1,7 +1,6 @@
 """The gate before a real Docker engine: strangers' containers stay out of reach, dangerous ones are never made."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import docker
@@ -10,15 +9,16 @@ from docker.errors import APIError, NotFound
 from docker.models.containers import Container
 from docker.types import Mount
 
-from tests.contract.docker_world import BASE_IMAGE, SOCKET
+from tests.docker.gates import Gate
+from tests.docker.provision import PYTHON_IMAGE, SOCKET
 
 LABELS = {"im.managed": "1", "im.store": "gate-test"}
 FOR_EVER = ["python3", "-c", "import time; time.sleep(600)"]
 
 
 @pytest.fixture
-def gated(docker_gate: Path) -> Iterator[docker.DockerClient]:
-    client = docker.DockerClient(base_url=f"unix://{docker_gate}", version="auto")
+def gated(contract_gate: Gate) -> Iterator[docker.DockerClient]:
+    client = docker.DockerClient(base_url=contract_gate.address, version="auto")
     yield client
     client.close()
 
@@ -27,7 +27,7 @@ def gated(docker_gate: Path) -> Iterator[docker.DockerClient]:
 def stranger() -> Iterator[Container]:
     """A running container that is nobody's business."""
     client = docker.DockerClient(base_url=f"unix://{SOCKET}", version="auto")
-    container = client.containers.run(BASE_IMAGE, FOR_EVER, detach=True, network_mode="none")
+    container = client.containers.run(PYTHON_IMAGE, FOR_EVER, detach=True, network_mode="none")
     yield container
     container.remove(force=True)
     client.close()
@@ -38,7 +38,7 @@ def stranger() -> Iterator[Container]:
     [
         {"privileged": True},
         {"mounts": [Mount("/host", "/", type="bind")]},
-        {"mounts": [Mount("/run/docker.sock", SOCKET, type="bind")]},
+        {"mounts": [Mount("/run/docker.sock", str(SOCKET), type="bind")]},
         {"volumes": ["/:/host"]},
         {"network_mode": "host"},
         {"pid_mode": "host"},
@@ -50,7 +50,7 @@ def stranger() -> Iterator[Container]:
 def test_a_dangerous_container_is_never_made(gated: docker.DockerClient, asked: dict[str, Any]) -> None:
     """Refused with a reason, and no such container exists afterwards."""
     with pytest.raises(APIError, match="refused by the gate") as refusal:
-        gated.containers.create(BASE_IMAGE, FOR_EVER, **{"labels": LABELS, "network_mode": "none", **asked})
+        gated.containers.create(PYTHON_IMAGE, FOR_EVER, **{"labels": LABELS, "network_mode": "none", **asked})
     assert refusal.value.status_code == 403
     assert gated.containers.list(all=True, filters={"label": ["im.managed=1", "im.store=gate-test"]}) == []
 
