@@ -188,3 +188,4 @@ async def test_memory_counts_the_whole_tree(world: ProcessWorld) -> None:
     held = (await runtime.memory_mib())["llm-0"]
     assert with_child > before
     assert 100 <= held - with_child < 130
+    await runtime.stop("llm-0", 0)  # the child hides its label, so only the runtime finds it again
