@@ -22,7 +22,7 @@ from openai import AsyncOpenAI
 
 T = TypeVar("T")
 INFERCTL = Path(sys.executable).with_name("inferctl")
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 60.0
 _PAUSE_SECONDS = 0.02
 _DEFAULTS: dict[str, Any] = {
     "devices": {"source": "host", "budgets_mib": {"host": 1000}},

@@ -220,7 +220,7 @@ async def test_the_sdk_succeeds_once_the_line_has_moved(service: Service) -> Non
     await service.busy("narrow", running=1, waiting=1)
     before = await _rejected(service, "queue_full")
     patient = later(ask(service.openai(max_retries=5), "narrow", "patient", 2))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while await _rejected(service, "queue_full") == before:
             await service.busy("narrow", waiting=1)
 

@@ -17,18 +17,20 @@ from adapters.http1 import Pool, Response
 Run = Callable[[Coroutine[Any, Any, None]], None]
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+# A hundred connect at once, and a busy machine accepts them late.
+_BACKLOG = 256
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
 def _on(loop_factory: LoopFactory) -> Run:
     def run(scenario: Coroutine[Any, Any, None]) -> None:
         with asyncio.Runner(loop_factory=loop_factory) as runner:
-            runner.run(asyncio.wait_for(scenario, 30))
+            runner.run(asyncio.wait_for(scenario, 120))
 
     return run
 
 
-# Every test of a module with this mark gets `run`, which runs a scenario for at most 30 seconds.
+# Every test of a module with this mark gets `run`, which runs a scenario for at most two minutes.
 on_both_loops = pytest.mark.parametrize(
     "run", [_on(asyncio.new_event_loop), _on(uvloop.new_event_loop)], ids=["asyncio", "uvloop"]
 )
@@ -82,10 +84,10 @@ async def engine(*scripts: Callable[[Peer], Awaitable[None]], uds: Path | None =
             del peers[task]
 
     if uds is not None:
-        server = await asyncio.start_unix_server(serve, uds)
+        server = await asyncio.start_unix_server(serve, uds, backlog=_BACKLOG)
         endpoint = Endpoint.unix(str(uds))
     else:
-        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        server = await asyncio.start_server(serve, "127.0.0.1", 0, backlog=_BACKLOG)
         endpoint = Endpoint.tcp("127.0.0.1", server.sockets[0].getsockname()[1])
     try:
         yield endpoint

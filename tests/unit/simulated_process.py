@@ -115,7 +115,7 @@ async def metrics(pool: Pool) -> dict[str, float]:
 
 async def until(pool: Pool, name: str, value: float) -> None:
     """Ask for the metrics until one has this value, for at most ten seconds."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while (await metrics(pool))[name] != value:
             pass
 
