@@ -1,5 +1,11 @@
-"""A real Docker engine with the product's image, the gate before it, and services whose engines are containers."""
+"""A real Docker engine with the product's image, the gate before it, and services whose engines are containers.
 
+Several workers may run side by side: they share the engine and its images, and nothing else.
+"""
+
+import fcntl
+import os
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,9 +23,12 @@ from tests.docker.gates import Gate
 @pytest.fixture(scope="session")
 def docker_socket() -> Path:
     """The engine's own socket, with the image of the control plane, in which simulated engines run."""
-    provision.ensure_engine()
-    provision.ensure_base()
-    provision.build(next(image for image in provision.IMAGES if image.name == provision.CONTROL_PLANE))
+    # One provides, everybody else on this machine waits; the kernel lets go when one is killed.
+    with (Path(tempfile.gettempdir()) / f"inference-manager-provision-{os.getuid()}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        provision.ensure_engine()
+        provision.ensure_base()
+        provision.build(next(image for image in provision.IMAGES if image.name == provision.CONTROL_PLANE))
     return provision.SOCKET
 
 
