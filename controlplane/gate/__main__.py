@@ -2,7 +2,9 @@
 
 import argparse
 import os
+import socket
 from collections.abc import Sequence
+from pathlib import Path
 
 import uvicorn
 
@@ -20,11 +22,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.add_argument(f"--{name}", action="append", default=[], help=f"an allowed {name} ({what}); repeat it")
     given = parser.parse_args(arguments)
     rules = Rules(tuple(given.image), tuple(given.folder), tuple(given.volume), tuple(given.network), given.store)
-    os.umask(0o777 & ~given.mode)
-    config = uvicorn.Config(
-        application(rules, given.docker), uds=given.listen, log_level="warning", timeout_graceful_shutdown=2
-    )
-    uvicorn.Server(config).run()
+    config = uvicorn.Config(application(rules, given.docker), log_level="warning", timeout_graceful_shutdown=2)
+    with _listening(Path(given.listen), given.mode) as listening:
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def _listening(path: Path, mode: int) -> socket.socket:
+    """Ours and not the server's, which opens its own to everybody. Never wider than `mode`, not even for a moment."""
+    path.unlink(missing_ok=True)
+    os.umask(0o777 & ~mode)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listening.bind(str(path))
+    return listening
 
 
 if __name__ == "__main__":
