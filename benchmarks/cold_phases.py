@@ -5,7 +5,7 @@ Words are read as the service reads them, by the engine's adapter. Nothing is me
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 _LOADING = "loading weights"
 _SERVING = ("starting the HTTP server", "ready")
@@ -43,12 +43,13 @@ def phases(recorded: Recorded, cold_phase: Callable[[Sequence[str]], str]) -> Ph
     """An engine that does not tell of a phase has none of it: its time is the next phase's."""
     words = [(at, cold_phase([line])) for at, line in recorded.lines]
     served = _first(words, _SERVING, recorded.ready)
-    loading = _first(words, (_LOADING,), served)
+    loading = min(_first(words, (_LOADING,), served), served)
     weights = [at for at, text in words if at <= served and text.startswith(_LOADING)]
     loaded = next((at for at, text in words if weights and weights[-1] < at <= served and _told(text)), served)
-    marks = (recorded.decided, recorded.running, loading, loaded, served, recorded.ready)
-    seconds = (max(0.0, later - earlier) for earlier, later in pairwise(marks))
-    return Phases(*seconds, recorded.answer_seconds)
+    # A line is stamped a moment after it was written, so marks that should be in order may touch.
+    order = accumulate((recorded.decided, recorded.running, loading, loaded, served), max)
+    marks = (*(min(mark, recorded.ready) for mark in order), recorded.ready)
+    return Phases(*(later - earlier for earlier, later in pairwise(marks)), recorded.answer_seconds)
 
 
 def middle(starts: Iterable[Phases], median: Callable[[list[float]], float]) -> Phases:
