@@ -1,8 +1,9 @@
-"""The runtime that the configuration asks for: processes on this host, or containers."""
+"""The runtime that the configuration asks for, and who runs its errands: processes on this host, or containers."""
 
 import hashlib
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import engines
@@ -10,6 +11,7 @@ from controlplane.errors import ConfigError
 from controlplane.ports import Devices, ReplicaExit, Runtime
 from controlplane.runtime.docker import DockerRuntime
 from controlplane.runtime.docker_container import (
+    NOBODY,
     ContainerLimits,
     DockerSettings,
     EngineImage,
@@ -17,14 +19,22 @@ from controlplane.runtime.docker_container import (
     longest_sockets_folder,
 )
 from controlplane.runtime.docker_engine import DockerEngine
+from controlplane.runtime.docker_errands import ContainerErrands
 from controlplane.runtime.environments import Environments
+from controlplane.runtime.errands import HostErrands
 from controlplane.runtime.interpreters import OWN_SUFFIX, EngineInterpreters
+from controlplane.runtime.model_catalog import shipped_catalog
+from controlplane.runtime.model_files import ModelFiles
 from controlplane.runtime.process import ProcessRuntime, ProcessSettings
 from controlplane.runtime.process_log import LogLimits
 from controlplane.settings import Settings, ShareSettings
 
 _MIB = 1024 * 1024
 OnExit = Callable[[ReplicaExit], None]
+# How a host says where packages and models come from, and who it is to them; what fetches in a container needs it too.
+_FETCHING = re.compile(
+    r"(?i:https?_proxy|no_proxy|all_proxy)|PIP_(EXTRA_)?INDEX_URL|PIP_TRUSTED_HOST|HF_(TOKEN|ENDPOINT)"
+)
 
 
 def make_runtime(settings: Settings, devices: Devices, environments: Environments, on_exit: OnExit) -> Runtime:
@@ -37,6 +47,15 @@ def make_runtime(settings: Settings, devices: Devices, environments: Environment
     limits = LogLimits(max_bytes=settings.logs.max_mib * _MIB, keep=settings.logs.keep)
     place = ProcessSettings(settings.state_dir, store_id(settings.state_dir), dict(os.environ), log_limits=limits)
     return ProcessRuntime(place, interpreters, devices, on_exit)
+
+
+def make_model_files(settings: Settings, environments: Environments) -> ModelFiles:
+    """Fetches where the engines run. Starts nothing. Raises ConfigError."""
+    catalog = shipped_catalog()
+    if settings.runtime.kind == "process":
+        return ModelFiles(settings.models_dir, catalog, HostErrands(environments))
+    errands = ContainerErrands(docker_settings(settings), DockerEngine(settings.runtime.docker.address))
+    return ModelFiles(settings.models_dir.resolve(), catalog, errands, place_shipped=True)
 
 
 def store_id(state_dir: Path) -> str:
@@ -69,6 +88,12 @@ def docker_settings(settings: Settings) -> DockerSettings:
         on_network=section.on_network,
         shares=tuple(_shares(settings)),
         user=section.user or f"{os.getuid()}:{os.getgid()}",
+        # A name too, for libraries that ask who they are: not every image knows the user.
+        base_env={"HOME": section.home, "USER": "inference"},
+        fetch_network=section.fetch_network,
+        fetch_env=fetching(os.environ),
+        # What is fetched is the service's own; root's power is not needed for it.
+        errand_user=f"{os.getuid()}:{os.getgid()}" if os.getuid() else NOBODY,
         limits=ContainerLimits(
             memory_mib=section.memory_mib,
             cpus=section.cpus,
@@ -77,6 +102,11 @@ def docker_settings(settings: Settings) -> DockerSettings:
             log_files=settings.logs.keep + 1,
         ),
     )
+
+
+def fetching(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables of `environment` that say how to fetch: proxies, package indexes, the Hub and its token."""
+    return {name: value for name, value in environment.items() if _FETCHING.fullmatch(name)}
 
 
 def _check_length(sockets: str) -> None:
