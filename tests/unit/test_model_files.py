@@ -12,6 +12,7 @@ import pytest
 from controlplane.errors import ConfigError
 from controlplane.runtime.environments import Environments
 from controlplane.runtime.errands import HostErrands
+from controlplane.runtime.file_lock import file_lock
 from controlplane.runtime.model_catalog import Catalog, load_catalog, load_shipped, shipped_catalog
 from controlplane.runtime.model_fetch import ModelFetchFailed
 from controlplane.runtime.model_files import HubId, ModelFiles, resolve
@@ -188,6 +189,23 @@ async def test_a_hub_failure_says_what_to_do(tmp_path: Path, wheels: Path, tiny_
     ):
         await ModelFiles(models, catalog, tiny_errands).fetch("org/some-model", lambda _: None)
     assert leftovers(models) == []
+
+
+async def test_what_was_broken_off_is_removed_and_what_goes_on_is_not(
+    tmp_path: Path, tiny_errands: HostErrands
+) -> None:
+    """Claim: a half-made folder goes at the next boot unless its lock is held; models and logs stay."""
+    models = tmp_path / "models"
+    files = ModelFiles(models, write_entry(tmp_path, "0" * 64), tiny_errands)
+    await files.recover()
+    assert not models.exists()
+    for name in (".broken.off.partial", ".going-on.partial", "model"):
+        make_folder(models / name, MODEL)
+
+    async with file_lock(models / ".going-on.lock", lambda _: None):
+        await files.recover()
+
+    assert sorted(path.name for path in models.iterdir() if path.is_dir()) == [".going-on.partial", "model"]
 
 
 async def test_a_local_folder_is_taken_as_it_is(tmp_path: Path, tiny_errands: HostErrands) -> None:

@@ -1,6 +1,7 @@
 """The configuration as a Docker runtime's settings: images, users, folders, and paths the kernel would not take."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 
 from controlplane.errors import ConfigError
-from controlplane.runtime.choosing import docker_settings
+from controlplane.runtime.choosing import docker_settings, fetching
 from controlplane.runtime.docker_container import DockerSettings, Share, longest_sockets_folder
 from controlplane.settings import load
 
@@ -78,3 +79,23 @@ def test_limits_and_images_are_the_configured_ones(choose: Choose) -> None:
     assert (limits.memory_mib, limits.cpus, limits.shm_mib, limits.log_mib, limits.log_files) == (512, 2, 64, 5, 3)
     assert (made.user, made.image(None).name) == ("7:8", "mine:1")
     assert made.image("vllm-cuda").name.startswith("vllm/vllm-openai:")
+
+
+def test_what_fetches_is_told_what_this_host_knows_of_fetching() -> None:
+    """Proxies, indexes, the Hub and its token go along; everything else the service was started with stays here."""
+    told = {
+        "HTTPS_PROXY": "http://proxy:1",
+        "no_proxy": "localhost",
+        "PIP_INDEX_URL": "https://index.example/simple",
+        "PIP_EXTRA_INDEX_URL": "",
+        "HF_TOKEN": "hf_x",
+        "HF_ENDPOINT": "https://hub.example",
+    }
+    kept = {"INFERENCE_MANAGER_KEY": "secret", "PATH": "/bin", "PIP_CERT": "/cert", "HF_HOME": "/x", "MY_HF_TOKEN": "y"}
+    assert fetching({**told, **kept}) == told
+
+
+def test_errands_are_not_roots(choose: Choose) -> None:
+    """Whoever the service is: its own user where that is not root, else nobody."""
+    uid, gid = os.getuid(), os.getgid()
+    assert choose(docker={"user": "0:0"}).errand_user == (f"{uid}:{gid}" if uid else "65534:65534")
