@@ -5,6 +5,7 @@ Several workers may run side by side: they share the engine and its images, and 
 
 import fcntl
 import os
+import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -41,18 +42,31 @@ def client(docker_socket: Path) -> Iterator[docker.DockerClient]:
 
 
 @pytest.fixture(scope="session")
-def gate(docker_socket: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate]:
-    made = Gate(docker_socket, tmp_path_factory.mktemp("gate") / "gate.sock", tmp_path_factory.getbasetemp())
+def root() -> Iterator[Path]:
+    """A folder with a short path, for engines' sockets lie below it, whoever runs the tests and in however many."""
+    folder = Path(tempfile.mkdtemp(prefix="im-", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def tmp_path(root: Path) -> Path:
+    """As pytest's own, below `root`."""
+    return Path(tempfile.mkdtemp(dir=root))
+
+
+@pytest.fixture(scope="session")
+def gate(docker_socket: Path, root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate]:
+    made = Gate(docker_socket, root / "gate.sock", root, "--folder", str(tmp_path_factory.getbasetemp()))
     made.start()
     yield made
     made.stop()
 
 
 @pytest.fixture(scope="session")
-def contract_gate(docker_socket: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate]:
+def contract_gate(docker_socket: Path, root: Path) -> Iterator[Gate]:
     """A wider gate, for the engines of the runtime's contract."""
-    listen = tmp_path_factory.mktemp("contract") / "gate.sock"
-    made = Gate(docker_socket, listen, tmp_path_factory.getbasetemp(), *ALLOWED)
+    made = Gate(docker_socket, root / "contract.sock", root, *ALLOWED)
     made.start()
     yield made
     made.stop()
