@@ -202,6 +202,29 @@ async def test_an_engine_on_a_port_is_reached(network: None, make: Make, on_netw
     assert plane.containers() == []
 
 
+@pytest.mark.parametrize("on_network", [False, True])
+async def test_the_private_network_is_made_when_it_is_missing(
+    make: Make, client: docker.DockerClient, on_network: bool
+) -> None:
+    """Once, with our labels; without a way out where we are on it ourselves. A second engine joins the same one."""
+    argv = ("-m", "engines.simulated", "--host", "{host}", "--port", "{port}", "--model", "a")
+    plane = await make(NETWORK, on_network=on_network)
+    assert client.networks.list(names=[NETWORK]) == []
+    try:
+        running = await plane.runtime.start(order(*argv, listen="tcp"), quiet)
+        assert await _healthy(running.endpoint)
+        await plane.runtime.stop("llm-0", 5)
+        await plane.runtime.start(order(*argv, listen="tcp"), quiet)
+
+        (made,) = client.networks.list(names=[NETWORK])
+        assert (made.attrs["Driver"], made.attrs["Internal"]) == ("bridge", on_network)
+        assert made.attrs["Labels"] == {"im.managed": "1", "im.store": plane.store_id}
+    finally:
+        await plane.runtime.stop("llm-0", 5)
+        for one in client.networks.list(names=[NETWORK]):
+            one.remove()
+
+
 async def _healthy(endpoint: Endpoint) -> bool:
     async with asyncio.timeout(PATIENCE_SECONDS), httpx.AsyncClient() as http:
         while True:
