@@ -30,7 +30,7 @@ _FREE_HOST = frozenset(
             "ConsoleSize",
             "BlkioWeight",
         ),
-        *("OomKillDisable", "MemorySwappiness"),
+        *("OomKillDisable", "MemorySwappiness", "GroupAdd"),
     }
 )
 _FREE_NETWORK = frozenset({"CheckDuplicate", "Internal"})

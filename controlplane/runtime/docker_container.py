@@ -78,7 +78,7 @@ class DockerSettings:
     network: str
     on_network: bool = False
     shares: tuple[Share, ...] = ()
-    user: str | None = None
+    user: str = NOBODY
     socket_group: int | None = None
     fetch_network: str = "bridge"
     fetch_env: Mapping[str, str] = field(default_factory=dict)
@@ -175,6 +175,12 @@ def socket_path(settings: DockerSettings, replica_id: str) -> str:
     return f"{settings.sockets.path}/{digest[:_SOCKET_DIGITS]}.sock"
 
 
+def ids(user: str) -> tuple[int, int]:
+    """The numbers in `2000:2000`."""
+    uid, _, gid = user.partition(":")
+    return int(uid), int(gid)
+
+
 def longest_sockets_folder() -> int:
     """How many bytes the path of `sockets` may have."""
     return _LONGEST_SOCKET_PATH - len("/.sock") - _SOCKET_DIGITS
@@ -219,8 +225,9 @@ def _network(settings: DockerSettings, *, unix: bool) -> dict[str, Any]:
     return {"network": settings.network, **published}
 
 
-def _guards(user: str | None, limits: ContainerLimits) -> dict[str, Any]:
-    guards: dict[str, Any] = {
+def _guards(user: str, limits: ContainerLimits) -> dict[str, Any]:
+    return {
+        "user": user,
         "healthcheck": {"test": ["NONE"]},  # we probe it ourselves, by what it says of its work
         "init": True,  # PID 1 without handlers ignores SIGTERM, and nobody would reap
         "cap_drop": ["ALL"],
@@ -232,9 +239,6 @@ def _guards(user: str | None, limits: ContainerLimits) -> dict[str, Any]:
         "stdin_open": False,
         "tty": False,
     }
-    if user is not None:
-        guards["user"] = user
-    return guards
 
 
 def _limits(limits: ContainerLimits) -> dict[str, Any]:

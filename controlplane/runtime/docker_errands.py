@@ -6,7 +6,6 @@ A container outlives whoever began it, but not the next who holds its lock.
 import asyncio
 import contextlib
 import os
-import re
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
@@ -17,7 +16,7 @@ import docker
 
 from controlplane.errors import RuntimeFailure
 from controlplane.runtime.commands import TAIL_LINES, CommandFailed, LineReader
-from controlplane.runtime.docker_container import DockerSettings, errand_creation, errand_name
+from controlplane.runtime.docker_container import DockerSettings, errand_creation, errand_name, ids
 from controlplane.runtime.docker_engine import ContainerMissing, DockerEngine, tell
 from controlplane.runtime.docker_found import remove
 from controlplane.runtime.docker_images import ensure_image, is_here
@@ -47,7 +46,7 @@ class ContainerErrands:
 
     async def run(self, errand: Errand, listening: Listening) -> None:
         asked = errand_creation(errand, await asyncio.to_thread(_words, errand.program), self._settings)
-        user = _ids(self._settings.errand_user)
+        user = ids(self._settings.errand_user)
         await self.end(errand.name)
         await asyncio.to_thread(_give, errand.folder, user)
         # A thread cannot be cancelled, and the container must not outlive us: let it be made, then undo it.
@@ -139,12 +138,6 @@ def _run(client: docker.DockerClient, container_id: str, say: Callable[[bytes], 
 def _words(program: Path | str) -> list[str]:
     """A script travels as its text: images need not have it, nor the same of it as we do."""
     return ["-m", program] if isinstance(program, str) else ["-c", program.read_text(encoding="utf-8")]
-
-
-def _ids(user: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+):(\d+)", user)
-    assert match, user
-    return int(match[1]), int(match[2])
 
 
 def _give(folder: Path, owner: tuple[int, int]) -> None:

@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from controlplane.errors import ConfigError
 from controlplane.runtime.choosing import docker_settings, fetching
-from controlplane.runtime.docker_container import DockerSettings, Share, longest_sockets_folder
+from controlplane.runtime.docker_container import DockerSettings, Share
 from controlplane.settings import load
 
 Choose = Callable[..., DockerSettings]
@@ -21,8 +20,7 @@ def choose(tmp_path: Path) -> Choose:
     """`choose(models, docker={...}, **sections)`: what that configuration makes."""
 
     def made(*models: dict[str, Any], docker: dict[str, Any] | None = None, **sections: Any) -> DockerSettings:
-        short = {"sockets": {"path": str(tmp_path / "s")}, **(docker or {})}
-        runtime = {"kind": "docker", "docker": short}
+        runtime = {"kind": "docker", "docker": docker or {}}
         config = {"state_dir": "state", "cache_dir": "cache", "runtime": runtime, **sections}
         (tmp_path / "service.json").write_text(json.dumps(config))
         (tmp_path / "models.json").write_text(json.dumps({"models": models or [_model("a")]}))
@@ -41,20 +39,10 @@ def _model(model_id: str, **fields: Any) -> dict[str, Any]:
     }
 
 
-def test_a_folder_that_the_kernel_would_not_take_is_a_mistake(choose: Choose, tmp_path: Path) -> None:
-    """Told at the start, with the setting and the length, and not as an engine that never answers."""
-    longest = longest_sockets_folder()
-    fits = str(tmp_path / "x").ljust(longest, "x")
-    assert choose(docker={"sockets": {"path": fits}}).sockets.path == fits
-    with pytest.raises(ConfigError, match=f"runtime.docker.sockets to one of at most {longest} bytes"):
-        choose(docker={"sockets": {"path": f"{fits}x"}})
-
-
 def test_the_models_folder_is_shared_read_only(choose: Choose, tmp_path: Path) -> None:
-    """Under its own path, and made if it is not there: a bind of what is absent would be made by root."""
+    """Under its own path."""
     models = tmp_path / "cache" / "models"
     assert choose().shares == (Share(str(models), str(models), read_only=True),)
-    assert models.is_dir()
 
 
 def test_a_share_that_covers_the_models_stands_for_them(choose: Choose, tmp_path: Path) -> None:

@@ -301,3 +301,13 @@ def test_the_gate_lets_errands_pass(network: bool) -> None:
     rules = Rules(("vllm-cpu:*",), (), ("models",), ("bridge",), SETTINGS.store_id)
     assert judge_creation(body, rules) is None
     assert (judge_creation(body, replace(rules, networks=())) is None) is not network
+
+
+def test_engines_of_another_user_let_the_folders_group_in() -> None:
+    """They are lent the group and a mask that gives it what they make; the words of the launch stay as they are."""
+    made = creation(order("{python}", "a b"), replace(SETTINGS, socket_group=3000))
+    assert made["group_add"] == ["3000"]
+    assert (made["entrypoint"][0], made["command"]) == ("/bin/sh", ["/opt/own/bin/python", "a b"])
+    assert "group_add" not in creation(order(listen="tcp"), replace(SETTINGS, socket_group=3000))
+    rules = Rules(("simulated:*",), ("/state", "/mnt/cache"), ("models",), ("engines",), SETTINGS.store_id)
+    assert judge_creation(_body(made), rules) is None
