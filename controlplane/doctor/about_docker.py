@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from controlplane.doctor.facts import DockerFacts, HostFacts
 from controlplane.doctor.finding import Finding, good, note, problem, warning
 
+_CLOSE = "`chmod 660` it, and give it to a group of those who may"
 _GATE = "put the gate before it: `python -m controlplane.gate`, see docs/containers.md"
 
 
@@ -34,11 +35,12 @@ def _holders(facts: HostFacts) -> Iterator[Finding]:
     docker = facts.docker
     if docker is None or docker.problem:
         return
-    if docker.socket is not None and docker.socket.open_to_all:
-        yield problem(
-            "docker socket",
-            f"{docker.socket.path} is {docker.socket.mode}: every user of this host is root through it",
-            "`chmod 660` it, and give it to a group of those who may",
+    open_to_all = docker.socket is not None and docker.socket.open_to_all
+    if open_to_all and not docker.guarded:
+        yield problem("docker socket", f"{_held(docker)}: every user of this host is root through it", _CLOSE)
+    elif open_to_all and not facts.container:  # in a container only those see it who were given its folder
+        yield warning(
+            "docker socket", f"{_held(docker)}: every user may start and stop engines through the gate", _CLOSE
         )
     elif docker.guarded:
         yield good("docker socket", "behind the gate: the service reaches its own containers and nothing else")

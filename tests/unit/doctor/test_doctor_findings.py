@@ -17,6 +17,7 @@ SOCKET = SocketFacts("/run/im/docker.sock", "root", "inference", "srw-rw----", o
 DOCKER = DockerFacts(
     "28.2.2", "Debian GNU/Linux 12", "unix:///run/im/docker.sock", ("nvidia", "runc"), guarded=True, socket=SOCKET
 )
+OPEN = replace(SOCKET, open_to_all=True)
 DESKTOP = replace(DOCKER, system="Docker Desktop", runtimes=("runc",))
 STATE = FolderFacts("state", "/srv/state", "ext4", 500_000, usable=True)
 SERVER = HostFacts(
@@ -243,14 +244,21 @@ def test_an_engine_out_of_reach_is_told_by_what_stands_at_its_address(
         (replace(DOCKER, guarded=False), Level.NOTE, "srw-rw---- root:inference"),
         (replace(DOCKER, guarded=False, socket=None, address="tcp://a:1"), Level.WARNING, "without a password"),
         (replace(DOCKER, guarded=False, socket=None, address="https://a:1"), Level.NOTE, "https://a:1"),
-        (replace(DOCKER, socket=replace(SOCKET, open_to_all=True)), Level.PROBLEM, "every user of this host is root"),
+        (replace(DOCKER, guarded=False, socket=OPEN), Level.PROBLEM, "every user of this host is root"),
+        (replace(DOCKER, socket=OPEN), Level.WARNING, "through the gate"),
     ],
-    ids=["gate", "raw", "network", "tls", "open"],
+    ids=["gate", "raw", "network", "tls", "open", "open gate"],
 )
 def test_who_holds_the_socket_is_told(docker: DockerFacts, level: Level, words: str) -> None:
     """From a gate that lets nothing through but ours, to a socket that makes everybody root."""
     found = finding(replace(SERVER, docker=docker), "docker socket")
     assert (found.level, words in found.seen) == (level, True)
+
+
+def test_a_gate_that_only_a_container_sees_may_be_open() -> None:
+    """Its folder is shared with nobody but the service, whose user the gate need not know."""
+    host = replace(SERVER, container=True, docker=replace(DOCKER, socket=OPEN))
+    assert finding(host, "docker socket").level is Level.GOOD
 
 
 def test_what_the_engine_cannot_do_is_told() -> None:
