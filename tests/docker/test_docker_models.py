@@ -17,6 +17,7 @@ import docker
 import openai
 import pytest
 from docker.models.containers import Container
+from docker.types import Mount
 
 from controlplane.errors import RuntimeFailure
 from controlplane.runtime.docker_container import ContainerLimits, DockerSettings, EngineImage, Share
@@ -28,6 +29,7 @@ from controlplane.runtime.model_files import ModelFiles
 from controlplane.runtime.progress import OnProgress, Progress
 from tests.docker import provision
 from tests.docker.container_service import Serve
+from tests.docker.docker_world import ALLOWED
 from tests.docker.gates import Gate
 from tests.integration.chats import ask, later
 from tests.integration.service import until
@@ -61,6 +63,36 @@ seen = {
 for position, name in enumerate(("config.json", "model.safetensors", "tokenizer.json"), start=1):
     print(f"file {position} of 3: {name} (2)")
     (folder / name).write_text(json.dumps(seen))
+"""
+# A control plane's own part, as it runs in its slim image: what it fetches, and where that lies then.
+SLIM = """
+import asyncio, json, sys
+from dataclasses import replace
+from pathlib import Path
+from controlplane.runtime.docker_container import DockerSettings, EngineImage, Share
+from controlplane.runtime.docker_engine import DockerEngine
+from controlplane.runtime.docker_errands import ContainerErrands
+from controlplane.runtime.model_catalog import load_catalog, shipped_catalog
+from controlplane.runtime.model_files import ModelFiles
+store, volume, image, python, env = sys.argv[1:]
+cache = Path("/var/cache/inference-manager")
+share = Share(str(cache), volume, read_only=False)
+images = {"tiny": EngineImage(image, python)}
+settings = DockerSettings(
+    store, images, "", share, "none", shares=(share,), fetch_env=json.loads(env), errand_user="2000:2000"
+)
+catalog = load_catalog(Path("/catalog"), Path("/catalog/hub.py"), "tiny")
+errands = ContainerErrands(settings, DockerEngine("unix:///gate/gate.sock"))
+files = ModelFiles(cache / "models", replace(catalog, shipped=shipped_catalog().shipped), errands, place_shipped=True)
+async def fetch():
+    names = "small", "org/one", "shapes-draw", "shapes-caption"
+    folders = [await files.fetch(name, lambda _: None) for name in names]
+    await files.close()
+    return folders
+for folder in asyncio.run(fetch()):
+    names = sorted(path.name for path in folder.iterdir())
+    owners = sorted({path.stat().st_uid for path in folder.rglob("*")})
+    print(json.dumps({"folder": str(folder), "names": names, "owners": owners}))
 """
 FOR_EVER = 'import time\nprint("file 1 of 3: config.json (2)", flush=True)\ntime.sleep(600)\n'
 
@@ -315,6 +347,47 @@ async def test_a_shipped_model_is_placed_where_engines_see_it(host: Host, tmp_pa
     (shipped / "config.json").write_text('{"new": 1}')
     assert (await files.fetch("small-one", lambda _: None) / "config.json").read_text() == '{"new": 1}'
     await files.close()
+
+
+@pytest.fixture
+def volume(client: docker.DockerClient) -> Iterator[str]:
+    made = client.volumes.create(f"im-test-{uuid.uuid4().hex[:12]}")
+    yield str(made.name)
+    made.remove()
+
+
+async def test_a_control_plane_in_its_slim_image_fetches_into_a_volume(
+    docker_socket: Path, index: Index, volume: str, tmp_path: Path, client: docker.DockerClient
+) -> None:
+    """Not root, no environment, no engine's socket but the gate's: a package, a Hub id and the shipped models come."""
+    asked, store_id = catalog(tmp_path, index.hold({"model.raw": "raw"}), convert=LOOK), uuid.uuid4().hex[:12]
+    for folder in (tmp_path, asked.folder):
+        folder.chmod(0o755)
+    allowed = (*ALLOWED, "--volume", volume, "--store", store_id, "--mode", "666")
+    gate = Gate(docker_socket, tmp_path / "gate.sock", Path("/nowhere"), *allowed)
+    gate.start()
+    words = ["-c", SLIM, store_id, volume, provision.CONTROL_PLANE, PYTHON, json.dumps(index.env())]
+    mounts = [
+        Mount("/var/cache/inference-manager", volume),
+        Mount("/catalog", str(asked.folder), type="bind", read_only=True),
+        Mount("/gate", str(tmp_path), type="bind"),
+    ]
+    slim = client.containers.create(provision.CONTROL_PLANE, words, entrypoint=[PYTHON], mounts=mounts, read_only=True)
+    try:
+        slim.start()
+        status = await asyncio.to_thread(slim.wait)
+        said = slim.logs().decode()
+    finally:
+        slim.remove(force=True)
+        gate.stop()
+
+    assert status["StatusCode"] == 0, said
+    found = {Path(each["folder"]).name: each for each in map(json.loads, said.splitlines())}
+    assert list(found) == ["small", "org--one", "shapes-draw", "shapes-caption"]
+    assert all(each["owners"] == [2000] and "SOURCE.json" in each["names"] for each in found.values())
+    assert "model_index.json" in found["shapes-draw"]["names"]
+    labels = {"label": f"im.store={store_id}"}
+    assert client.containers.list(all=True, filters=labels, ignore_removed=True) == []
 
 
 @pytest.fixture
