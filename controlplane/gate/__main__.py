@@ -11,6 +11,9 @@ import uvicorn
 from controlplane.gate.app import application
 from controlplane.gate.rules import Rules
 
+# The Docker engine itself ends no idle connection, so its clients do not expect that theirs goes while they call.
+_KEEP_ALIVE_SECONDS = 24 * 3600
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="gate", description="A filter before the Docker socket.")
@@ -22,7 +25,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.add_argument(f"--{name}", action="append", default=[], help=f"an allowed {name} ({what}); repeat it")
     given = parser.parse_args(arguments)
     rules = Rules(tuple(given.image), tuple(given.folder), tuple(given.volume), tuple(given.network), given.store)
-    config = uvicorn.Config(application(rules, given.docker), log_level="warning", timeout_graceful_shutdown=2)
+    config = uvicorn.Config(
+        application(rules, given.docker),
+        log_level="warning",
+        timeout_graceful_shutdown=2,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+    )
     with _listening(Path(given.listen), given.mode) as listening:
         uvicorn.Server(config).run(sockets=[listening])
 
