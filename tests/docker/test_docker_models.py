@@ -199,7 +199,7 @@ def catalog(folder: Path, sha256: str = "0" * 64, *, hub: str = LOOK, convert: s
     (folder / "convert.py").write_text(convert)
     conversion = '[convert]\nscript = "convert.py"\nsource = "model.raw"\n' if convert else ""
     (folder / "small.toml").write_text(
-        'name = "small"\nsummary = "s"\nmodel_type = "text2text"\nlicense = "MIT"\nenvironment = "tiny"\n'
+        'name = "small"\nsummary = "s"\nmodel_type = "text2text"\nlicense = "MIT"\nenvironments = ["tiny"]\n'
         f'[package]\nname = "small-model"\nversion = "1.0"\nsha256 = "{sha256}"\nfolder = "small_model"\n'
         f'notices = ["small_model-1.0.dist-info/METADATA"]\n{conversion}'
     )

@@ -67,7 +67,7 @@ def write_entry(tmp_path: Path, sha256: str, more: str = "") -> Catalog:
     folder = tmp_path / "catalog"
     folder.mkdir(exist_ok=True)
     (folder / "small.toml").write_text(
-        'name = "small"\nsummary = "s"\nmodel_type = "text2text"\nlicense = "MIT"\nenvironment = "tiny"\n'
+        'name = "small"\nsummary = "s"\nmodel_type = "text2text"\nlicense = "MIT"\nenvironments = ["tiny"]\n'
         f'[package]\nname = "small-model"\nversion = "1.0"\nsha256 = "{sha256}"\nfolder = "small_model"\n'
         f'notices = ["small_model-1.0.dist-info/METADATA"]\n{more}'
     )
@@ -368,7 +368,7 @@ def test_the_shipped_catalog_is_complete() -> None:
     assert catalog.hub_script.is_file()
     assert set(catalog.hub_environments) <= set(shipped_recipes())
     for entry in catalog.entries.values():
-        assert entry.environment in shipped_recipes()
+        assert set(entry.environments) <= set(shipped_recipes())
         assert entry.convert is None or (catalog.folder / entry.convert.script).is_file()
 
 
