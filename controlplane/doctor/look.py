@@ -86,7 +86,7 @@ def _folders(settings: Settings, docker: DockerFacts | None, *, container: bool)
     else:
         sockets = settings.runtime.docker.sockets
         yield _kept("sockets", Path(sockets.path) if sockets else settings.state_dir / "run" / "sockets")
-        if docker.data_root and Path(docker.data_root).exists() and not container:
+        if docker.data_root and os.access(docker.data_root, os.F_OK) and not container:
             yield _kept("docker", Path(docker.data_root), usable=True)
     for path in dict.fromkeys(m.model_path for m in settings.models if m.model_path and m.model_path.startswith("/")):
         yield _read("model", Path(path))
@@ -108,7 +108,8 @@ def _read(purpose: str, path: Path) -> FolderFacts:
 
 def _existing(path: Path) -> Path:
     whole = path.expanduser().resolve()
-    return next(folder for folder in (whole, *whole.parents) if folder.exists())
+    # Asked in a way that takes a folder that may not be entered for one that is not there.
+    return next(folder for folder in (whole, *whole.parents) if os.access(folder, os.F_OK))
 
 
 def _file_system(path: Path) -> str:
