@@ -28,7 +28,7 @@ from controlplane.runtime.model_fetch import ModelFetchFailed
 from controlplane.runtime.model_files import ModelFiles
 from controlplane.runtime.progress import OnProgress, Progress
 from tests.docker import provision
-from tests.docker.container_service import Serve
+from tests.docker.container_service import ContainerService, Serve
 from tests.docker.docker_world import ALLOWED
 from tests.docker.gates import Gate
 from tests.integration.chats import ask, later
@@ -400,10 +400,8 @@ def silent_index(bridge: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
         yield
 
 
-async def test_what_a_killed_service_was_fetching_is_removed_at_the_next_boot(
-    serve: Serve, contract_gate: Gate, silent_index: None
-) -> None:
-    """SIGKILL while pip waits for an index: its container outlives the service, and is gone before the next listens."""
+async def _fetching(serve: Serve, gate: Gate) -> tuple[ContainerService, "asyncio.Task[str]", Container]:
+    """A service in the midst of fetching for a caller, from an index that never answers."""
     entry = {
         "model_id": "a",
         "model_type": "text2text",
@@ -412,19 +410,44 @@ async def test_what_a_killed_service_was_fetching_is_removed_at_the_next_boot(
         "vram_required_mb": 500,
     }
     images = {"images": {"vllm-cpu": provision.CONTROL_PLANE}, "pythons": {"vllm-cpu": PYTHON}}
-    service = await serve(entry, docker=images, address=contract_gate.address)
+    service = await serve(entry, docker=images, address=gate.address)
     call = later(ask(service.openai(), "a", "x"))
     (container,) = await until(lambda: service.containers(alive=True))
     assert container.labels["im.errand"] == "smollm2-135m"
-    partial_folder = service.folder / "cache" / "models" / ".smollm2-135m.partial"
-    assert partial_folder.is_dir()
+    return service, call, container
+
+
+def _half_made(service: ContainerService) -> list[Path]:
+    return list((service.folder / "cache" / "models").glob(".*.partial"))
+
+
+async def test_what_a_killed_service_was_fetching_is_removed_at_the_next_boot(
+    serve: Serve, contract_gate: Gate, silent_index: None
+) -> None:
+    """SIGKILL while pip waits for an index: its container outlives the service, and is gone before the next listens."""
+    service, call, container = await _fetching(serve, contract_gate)
 
     await service.kill()
     with pytest.raises(openai.APIError):
         await call
     assert [one.id for one in service.containers(alive=True)] == [container.id]
+    assert _half_made(service)
     await service.start()
 
     assert service.containers() == []
-    assert not partial_folder.exists()
+    assert not _half_made(service)
     assert await service.stop() == 0
+
+
+async def test_a_service_that_stops_in_order_takes_its_fetches_along(
+    serve: Serve, contract_gate: Gate, silent_index: None
+) -> None:
+    """SIGTERM: when it has ended there is neither container nor half a model, and its caller was told."""
+    service, call, _ = await _fetching(serve, contract_gate)
+
+    assert await service.stop() == 0
+
+    with pytest.raises(openai.APIError):
+        await call
+    assert service.containers() == []
+    assert not _half_made(service)
