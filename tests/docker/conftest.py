@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,31 @@ from tests.docker.docker_world import ALLOWED, DockerWorld
 from tests.docker.gates import Gate
 
 
+@contextmanager
+def _alone() -> Iterator[None]:
+    """One provides, everybody else on this machine waits; the kernel lets go when one is killed."""
+    with (Path(tempfile.gettempdir()) / f"inference-manager-provision-{os.getuid()}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 @pytest.fixture(scope="session")
 def docker_socket() -> Path:
     """The engine's own socket, with the image of the control plane, in which simulated engines run."""
-    # One provides, everybody else on this machine waits; the kernel lets go when one is killed.
-    with (Path(tempfile.gettempdir()) / f"inference-manager-provision-{os.getuid()}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _alone():
         provision.ensure_engine()
         provision.ensure_base()
         provision.build(next(image for image in provision.IMAGES if image.name == provision.CONTROL_PLANE))
     return provision.SOCKET
+
+
+@pytest.fixture(scope="session")
+def real_engines(docker_socket: Path) -> None:
+    """The images of the real engines; made once on a machine, which takes minutes."""
+    with _alone():
+        for image in provision.IMAGES:
+            if image.name != provision.CONTROL_PLANE:
+                provision.build(image)
 
 
 @pytest.fixture(scope="session")
