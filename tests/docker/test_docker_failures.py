@@ -72,7 +72,8 @@ async def test_a_container_removed_by_somebody_is_told_as_such(serve: Serve) -> 
     await _reborn(service, before)
 
     events = (await service.admin("events", limit=1000))["events"]
-    told = [str(event["detail"]) for event in events if event["kind"] == "replica.failed"]
+    # On a busy machine its failure and its next start are one change, and one event tells of both.
+    told = [str(event["detail"]) for event in events if event["subject"] == "a-0"]
     assert any("removed by somebody else" in text or "code 137" in text for text in told), told
 
 
