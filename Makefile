@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo serve test test-docker check bench bench-images lock clean
+.PHONY: setup demo serve up down test test-docker check bench bench-images lock clean
 setup: $(READY)
 
 $(READY): requirements-dev.lock pyproject.toml
@@ -19,6 +19,29 @@ demo: setup
 
 serve: setup
 	$(BIN)/inferctl serve --config config/inference_manager.json --host 127.0.0.1 --port 8000
+
+# The same as containers: with GPUs where nvidia-smi sees any (GPU=0: without), models in a volume or in MODELS_DIR.
+GPU ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo 1)
+BUILD ?= --build
+COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
+COMPOSE_WITH = $(COMPOSE) -f compose/compose.yaml $(if $(filter 1,$(GPU)),,-f compose/compose.cpu.yaml) \
+	$(if $(MODELS_DIR),-f compose/compose.models.yaml)
+export INFERENCE_MANAGER_MODELS_DIR ?= $(MODELS_DIR)
+INFERENCE_MANAGER_NAME ?= $(shell sed -n 's/^INFERENCE_MANAGER_NAME=//p' compose/.env)
+
+up: compose/.env
+	$(COMPOSE_WITH) up --detach $(BUILD)
+
+# Engines are not compose's own: they would outlive it, for the next start to take over.
+down: compose/.env
+	$(COMPOSE_WITH) stop controlplane
+	docker ps --all --quiet --filter label=im.managed=1 \
+		--filter volume=$(or $(INFERENCE_MANAGER_NAME),inference-manager)-models | xargs --no-run-if-empty docker rm --force
+	$(COMPOSE_WITH) down
+
+compose/.env: | compose/.env.example
+	umask 077 && sed "s/^\(INFERENCE_MANAGER_KEY=\)$$/\1$$($(PYTHON) -c 'import secrets; print(secrets.token_hex(24))')/" \
+		compose/.env.example > $@
 
 # The parts first, side by side; the diffusers engine's parts with its own environment's Python; then what starts
 # processes and engines, one at a time.

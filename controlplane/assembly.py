@@ -37,11 +37,10 @@ from controlplane.media.folder import MediaFolder
 from controlplane.media.intake import Intake
 from controlplane.media.media import Media
 from controlplane.ports import Clock, ReplicaExit, Runtime
-from controlplane.runtime.choosing import make_runtime
+from controlplane.runtime.choosing import make_model_files, make_runtime
 from controlplane.runtime.devices import detect
 from controlplane.runtime.environments import Environments
 from controlplane.runtime.interpreters import OWN_SUFFIX, in_words
-from controlplane.runtime.model_catalog import shipped_catalog
 from controlplane.runtime.model_files import ModelFiles
 from controlplane.runtime.recipes import shipped_recipes
 from controlplane.settings import ModelSettings, Settings
@@ -62,6 +61,7 @@ class Service:
     store: Store
     media: Media
     runtime: Runtime
+    model_files: ModelFiles
     inbox: Inbox
     loop: Loop
     observer: Observer
@@ -85,12 +85,13 @@ async def assemble(settings: Settings, store: Store, clock: Clock) -> Service:
     inbox = Inbox()
     devices = await detect(settings.devices.source, pynvml)
     exits = _Exits()
-    runtime = make_runtime(settings, devices, _environments(settings), exits)
+    environments = Environments(settings.engines_dir, shipped_recipes())
+    runtime, files = make_runtime(settings, devices, environments, exits), make_model_files(settings, environments)
     backoff = Backoff(settings.scheduling.backoff_initial_seconds, settings.scheduling.backoff_max_seconds)
     rows, outlook, telemetry = RowKeeper(world, store), Outlook(world), Telemetry()
     observer = Observer(world, devices, runtime, _observer_rules(settings), inbox.report)
     dispatcher = Dispatcher(world, inbox.poke, observer.wake)
-    actuator = Actuator(world, runtime, _launch_book(settings), Proofs(world, devices), inbox.report)
+    actuator = Actuator(world, runtime, _launch_book(settings, files), Proofs(world, devices), inbox.report)
     exits.listener = actuator.exited
     around = Surroundings(dispatcher, store, clock, WAIT_TICK_SECONDS)
     admission = Admission(world, outlook, around, telemetry, _door_rules(settings, backoff))
@@ -102,6 +103,7 @@ async def assemble(settings: Settings, store: Store, clock: Clock) -> Service:
         store=store,
         media=media,
         runtime=runtime,
+        model_files=files,
         inbox=inbox,
         loop=Loop(inbox, parts, LoopRules(settings.scheduling.resync_seconds, backoff)),
         observer=observer,
@@ -145,13 +147,7 @@ def _batching(model: ModelSettings, adapter: EngineAdapter) -> BatchRules:
     return rules_for(Mode(found.mode), found.batch_rows, model.max_concurrency, found.linger_seconds, memory)
 
 
-def _environments(settings: Settings) -> Environments:
-    return Environments(settings.engines_dir, shipped_recipes())
-
-
-def _launch_book(settings: Settings) -> LaunchBook:
-    files = ModelFiles(settings.models_dir, shipped_catalog(), _environments(settings))
-
+def _launch_book(settings: Settings, files: ModelFiles) -> LaunchBook:
     async def fetch(model_path: str, say: Callable[[str], None]) -> Path:
         return await files.fetch(model_path, lambda step: say(in_words(step)))
 

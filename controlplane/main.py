@@ -49,6 +49,7 @@ async def _serve(settings: Settings, keep_engines: bool) -> None:
             service = await assemble(settings, store, clock)
             await service.observer.measure()
             await service.recovery.run()
+            await service.model_files.recover()
             server = Server(service.app, bound)
             _calm_collector()
             host, port = bound.getsockname()[:2]
@@ -136,6 +137,7 @@ async def _let_go(service: Service) -> None:
     for replica_id in list(service.world.slots):
         service.world.disconnect(replica_id)
     await service.runtime.close()
+    await service.model_files.close()
 
 
 async def _unless_insisted(work: Coroutine[None, None, object], signals: _Signals) -> None:

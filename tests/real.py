@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from controlplane.runtime.environments import Environments
+from controlplane.runtime.errands import HostErrands
 from controlplane.runtime.model_catalog import shipped_catalog
 from controlplane.runtime.model_files import ModelFiles
 from controlplane.runtime.progress import Progress
@@ -71,5 +72,5 @@ def tiny_pipeline(diffusers_python: Path, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture(scope="session")
 def model_folder() -> Callable[[str], Path]:
     """The folder of a model of the catalog, by its name."""
-    files = ModelFiles(cache_dir() / "models", shipped_catalog(), environments())
+    files = ModelFiles(cache_dir() / "models", shipped_catalog(), HostErrands(environments()))
     return lambda name: asyncio.run(files.fetch(name, show))

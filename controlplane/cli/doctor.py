@@ -7,11 +7,12 @@ from rich.text import Text
 
 from controlplane.cli.options import CONFIG_PATH, ConfigOption, JsonOption
 from controlplane.cli.outcome import ExitCode, answering
-from controlplane.doctor.findings import Finding, Level, examine
+from controlplane.doctor.finding import Finding, Level
+from controlplane.doctor.findings import examine
 from controlplane.doctor.look import look
 from controlplane.settings import load
 
-_STYLES = {Level.GOOD: "green", Level.WARNING: "yellow", Level.PROBLEM: "bold red"}
+_STYLES = {Level.GOOD: "green", Level.NOTE: "cyan", Level.WARNING: "yellow", Level.PROBLEM: "bold red"}
 
 
 def doctor(config: ConfigOption = CONFIG_PATH, as_json: JsonOption = False) -> None:

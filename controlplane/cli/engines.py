@@ -11,7 +11,9 @@ from controlplane.cli.options import CONFIG_PATH, ConfigOption, JsonOption
 from controlplane.cli.outcome import answering
 from controlplane.cli.progress import shown_progress
 from controlplane.cli.tables import key, table
+from controlplane.errors import ConfigError
 from controlplane.runtime.environments import Environments
+from controlplane.runtime.install_script import write_script
 from controlplane.runtime.recipes import Recipe, shipped_recipes
 from controlplane.settings import load
 
@@ -41,6 +43,28 @@ def install(name: NameArgument, config: ConfigOption = CONFIG_PATH, as_json: Jso
         environments = Environments(load(config).engines_dir, shipped_recipes())
         python = asyncio.run(_installed(environments, name))
         answer.give({"name": name, "status": "ready", "python": str(python)}, f"{name} is ready")
+
+
+@app.command()
+def export(
+    name: NameArgument,
+    folder: Annotated[Path, typer.Argument(help="Where to write install.sh and the lock.")],
+    prefix: Annotated[Path, typer.Option(help="Where the script is to make the environment.")] = Path("/opt/engine"),
+    check: Annotated[bool, typer.Option(help="The script sees that it works, on the devices it is for.")] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a script that makes an environment where this program is not: in an image of your own."""
+    with answering(as_json) as answer:
+        recipes = shipped_recipes()
+        if name not in recipes:
+            raise ConfigError(f"there is no engine environment {name!r}; there are: {', '.join(recipes)}")
+        try:
+            script = write_script(recipes[name], folder, prefix, check=check)
+        except OSError as exc:
+            raise ConfigError(f"cannot write to {folder}: {exc.strerror}; name another folder") from exc
+        answer.give(
+            {"name": name, "script": str(script), "prefix": str(prefix)}, f"sh {script} makes {name} at {prefix}"
+        )
 
 
 @app.command()

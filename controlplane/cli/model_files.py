@@ -12,8 +12,9 @@ from controlplane.cli.options import CONFIG_PATH, DEFAULT_URL, ConfigOption, Jso
 from controlplane.cli.outcome import answering
 from controlplane.cli.progress import shown_progress
 from controlplane.cli.tables import key, table
+from controlplane.runtime.choosing import make_model_files
 from controlplane.runtime.environments import Environments
-from controlplane.runtime.model_catalog import CatalogEntry, ShippedModel, shipped_catalog
+from controlplane.runtime.model_catalog import CatalogEntry, ShippedModel
 from controlplane.runtime.model_files import ModelFiles
 from controlplane.runtime.model_folder import missing_parts
 from controlplane.runtime.recipes import shipped_recipes
@@ -54,13 +55,15 @@ def fetch(
 
 
 async def _fetched(files: ModelFiles, name: str) -> Path:
-    with shown_progress() as progress:
-        return await files.fetch(name, progress)
+    try:
+        with shown_progress() as progress:
+            return await files.fetch(name, progress)
+    finally:
+        await files.close()
 
 
 def _files(settings: Settings) -> ModelFiles:
-    environments = Environments(settings.engines_dir, shipped_recipes())
-    return ModelFiles(settings.models_dir, shipped_catalog(), environments)
+    return make_model_files(settings, Environments(settings.engines_dir, shipped_recipes()))
 
 
 def _row(model: CatalogEntry | ShippedModel, folder: Path) -> Mapping[str, str | bool]:

@@ -1,46 +1,56 @@
-"""Gathers the doctor's facts from this host: files, NVML, the Docker engine. Judges nothing."""
+"""Gathers the doctor's facts from this host, for one configuration. Judges nothing."""
 
+import asyncio
 import os
 import platform
 import resource
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from controlplane.doctor.facts import DockerFacts, FolderFacts, GpuFacts, HostFacts
-from controlplane.errors import RuntimeFailure
-from controlplane.runtime.docker_engine import DockerEngine
+from controlplane.doctor.facts import DockerFacts, FolderFacts, HostFacts
+from controlplane.doctor.look_docker import look_at_docker
+from controlplane.doctor.look_gpu import look_at_gpus
+from controlplane.doctor.look_wsl import look_at_wsl
+from controlplane.runtime.devices_host import HostMemory
 from controlplane.settings import Settings
+from controlplane.settings.models_file import EngineKind
 
 _MIB = 1024 * 1024
-_DEVICE_FILES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg")
+_ROOT = Path("/")
+# A machine that was made out of an image has the mark too, but not the layers.
+_CONTAINER_MARKS = ("/.dockerenv", "/run/.containerenv")
+_LAYERED = frozenset({"overlay", "fuse.fuse-overlayfs", "aufs"})
 
 
 def look(settings: Settings, nvml: Any) -> HostFacts:
-    """One look at this host, for this configuration. `nvml` is the module pynvml."""
+    """One look at this host. `nvml` is the module pynvml."""
     memory = psutil.virtual_memory()
-    kernel = platform.release()
-    docker = _docker(settings) if settings.runtime.kind == "docker" else None
+    container = _file_system(_ROOT) in _LAYERED and any(Path(mark).exists() for mark in _CONTAINER_MARKS)
+    gpu = look_at_gpus(nvml)
+    docker = look_at_docker(settings, gpus=bool(gpu.cards)) if settings.runtime.kind == "docker" else None
     return HostFacts(
         python=(sys.version_info.major, sys.version_info.minor),
-        kernel=kernel,
-        wsl="microsoft" in kernel.lower(),
-        docker_desktop=docker is not None and "desktop" in docker.version.lower(),
+        container=container,
+        wsl=look_at_wsl(_ROOT, platform.release()),
         memory_mib=memory.total // _MIB,
         available_mib=memory.available // _MIB,
         swap_mib=psutil.swap_memory().total // _MIB,
+        own_memory_mib=asyncio.run(HostMemory().read())[0].total_mib,
         shm_mib=_shm_mib(),
         locked_mib=_limit(resource.RLIMIT_MEMLOCK, _MIB),
         open_files=_limit(resource.RLIMIT_NOFILE, 1) or sys.maxsize,
-        gpu=_gpu(nvml),
+        gpu=gpu,
         docker=docker,
-        folders=tuple(_folders(settings)),
+        folders=tuple(_folders(settings, docker, container=container)),
         wants_gpu=settings.devices.source == "cuda" or any(name != "host" for name in settings.devices.budgets_mib),
+        margin_mib=settings.devices.margin_mib,
         largest_model_mib=max((model.vram_required_mb for model in settings.models), default=0),
+        pins=_pins(settings),
         environ=dict(os.environ),
     )
 
@@ -57,72 +67,52 @@ def _shm_mib() -> int:
         return 0
 
 
-def _gpu(nvml: Any) -> GpuFacts:
-    files = tuple(path for path in _DEVICE_FILES if Path(path).exists())
-    try:
-        nvml.nvmlInit()
-        handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
-        memory = [nvml.nvmlDeviceGetMemoryInfo(handle) for handle in handles]
-        cuda = nvml.nvmlSystemGetCudaDriverVersion()
-        return GpuFacts(
-            driver=_text(nvml.nvmlSystemGetDriverVersion()),
-            cuda=f"{cuda // 1000}.{cuda % 1000 // 10}",
-            names=tuple(_text(nvml.nvmlDeviceGetName(handle)) for handle in handles),
-            totals_mib=tuple(int(figures.total) // _MIB for figures in memory),
-            used_mib=tuple(int(figures.used) // _MIB for figures in memory),
-            problem="" if handles else "the driver answers, but there is no card",
-            device_files=files,
-        )
-    except nvml.NVMLError as exc:
-        return GpuFacts(problem=str(exc), device_files=files)
+def _pins(settings: Settings) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    asking = {m.model_id: m.options.get("wsl2_pin_memory") is True for m in settings.models if _on_vllm(m.engine)}
+    return tuple(name for name, asks in asking.items() if asks), tuple(
+        name for name, asks in asking.items() if not asks
+    )
 
 
-def _text(value: str | bytes) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else value
+def _on_vllm(engine: EngineKind) -> bool:
+    return engine is EngineKind.VLLM
 
 
-def _docker(settings: Settings) -> DockerFacts:
-    section = settings.runtime.docker
-    images = {section.image(name) for name in _environments(settings)} - {None}
-    try:
-        with_client = DockerEngine(section.address).open()
-    except RuntimeFailure as exc:
-        return DockerFacts(problem=str(exc))
-    try:
-        info: Mapping[str, Any] = with_client.info()
-        here = {tag for image in with_client.api.images() for tag in image.get("RepoTags") or ()}
-        return DockerFacts(
-            version=f"{info.get('ServerVersion', '?')} ({info.get('OperatingSystem', '?')})",
-            runtimes=tuple(sorted(info.get("Runtimes") or ())),
-            cdi_devices=tuple(str(each.get("ID")) for each in info.get("DiscoveredDevices") or ()),
-            missing_images=tuple(sorted(str(image) for image in images if image not in here)),
-        )
-    finally:
-        with_client.close()
+def _folders(settings: Settings, docker: DockerFacts | None, *, container: bool) -> Iterator[FolderFacts]:
+    yield _kept("state", settings.state_dir)
+    yield _kept("models", settings.models_dir)
+    if docker is None:
+        yield _kept("environments", settings.engines_dir)
+    else:
+        sockets = settings.runtime.docker.sockets
+        yield _kept("sockets", Path(sockets.path) if sockets else settings.state_dir / "run" / "sockets")
+        if docker.data_root and os.access(docker.data_root, os.F_OK) and not container:
+            yield _kept("docker", Path(docker.data_root), usable=True)
+    for path in dict.fromkeys(m.model_path for m in settings.models if m.model_path and m.model_path.startswith("/")):
+        yield _read("model", Path(path))
 
 
-def _environments(settings: Settings) -> set[str]:
-    """The environments that the configured models will ask for, as far as that shows without a launch."""
-    kinds = {model.engine.value for model in settings.models}
-    device = "cpu" if settings.devices.source == "host" else "cuda"
-    return {kind if kind == "simulated" else f"{kind}-{device}" for kind in kinds}
-
-
-def _folders(settings: Settings) -> list[FolderFacts]:
-    wanted = {"state": settings.state_dir, "models": settings.models_dir, "environments": settings.engines_dir}
-    return [_folder(purpose, path.expanduser().resolve()) for purpose, path in wanted.items()]
-
-
-def _folder(purpose: str, path: Path) -> FolderFacts:
+def _kept(purpose: str, path: Path, *, usable: bool = False) -> FolderFacts:
     """Of the folder itself, or of the nearest one above that exists: there it will be made."""
-    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    there = _existing(path)
     try:
         free = shutil.disk_usage(there).free // _MIB
     except OSError:
         free = None
-    return FolderFacts(purpose, str(path), _file_system(there), free, os.access(there, os.W_OK))
+    return FolderFacts(purpose, str(path), _file_system(there), free, usable or os.access(there, os.W_OK))
+
+
+def _read(purpose: str, path: Path) -> FolderFacts:
+    return FolderFacts(purpose, str(path), _file_system(_existing(path)), None, os.access(path, os.R_OK), kept=False)
+
+
+def _existing(path: Path) -> Path:
+    whole = path.expanduser().resolve()
+    # Asked in a way that takes a folder that may not be entered for one that is not there.
+    return next(folder for folder in (whole, *whole.parents) if os.access(folder, os.F_OK))
 
 
 def _file_system(path: Path) -> str:
+    # The last mount on a place hides the ones before it.
     mounts = {Path(part.mountpoint): part.fstype for part in psutil.disk_partitions(all=True)}
     return next((mounts[folder] for folder in (path, *path.parents) if folder in mounts), "?")

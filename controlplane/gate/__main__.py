@@ -2,12 +2,17 @@
 
 import argparse
 import os
+import socket
 from collections.abc import Sequence
+from pathlib import Path
 
 import uvicorn
 
 from controlplane.gate.app import application
 from controlplane.gate.rules import Rules
+
+# The Docker engine itself ends no idle connection, so its clients do not expect that theirs goes while they call.
+_KEEP_ALIVE_SECONDS = 24 * 3600
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -20,11 +25,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.add_argument(f"--{name}", action="append", default=[], help=f"an allowed {name} ({what}); repeat it")
     given = parser.parse_args(arguments)
     rules = Rules(tuple(given.image), tuple(given.folder), tuple(given.volume), tuple(given.network), given.store)
-    os.umask(0o777 & ~given.mode)
     config = uvicorn.Config(
-        application(rules, given.docker), uds=given.listen, log_level="warning", timeout_graceful_shutdown=2
+        application(rules, given.docker),
+        log_level="warning",
+        timeout_graceful_shutdown=2,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
     )
-    uvicorn.Server(config).run()
+    with _listening(Path(given.listen), given.mode) as listening:
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def _listening(path: Path, mode: int) -> socket.socket:
+    """Ours and not the server's, which opens its own to everybody. Never wider than `mode`, not even for a moment."""
+    path.unlink(missing_ok=True)
+    os.umask(0o777 & ~mode)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listening.bind(str(path))
+    return listening
 
 
 if __name__ == "__main__":

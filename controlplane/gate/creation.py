@@ -1,4 +1,7 @@
-"""Judges a container's creation by its whole body: what is not known to be harmless is refused. Pure."""
+"""Judges what is to be made, a container or a network, by its whole body. Pure.
+
+What is not known to be harmless is refused.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -27,9 +30,10 @@ _FREE_HOST = frozenset(
             "ConsoleSize",
             "BlkioWeight",
         ),
-        *("OomKillDisable", "MemorySwappiness"),
+        *("OomKillDisable", "MemorySwappiness", "GroupAdd"),
     }
 )
+_FREE_NETWORK = frozenset({"CheckDuplicate", "Internal"})
 _MOUNT_KEYS = frozenset({"Type", "Source", "Target", "ReadOnly", "Consistency"})
 _LOG_DRIVERS = frozenset({"json-file", "local"})
 _SECURITY = frozenset({"no-new-privileges", "no-new-privileges:true"})
@@ -51,6 +55,17 @@ def judge_creation(body: Mapping[str, Any], rules: Rules) -> str | None:
         return "HostConfig is no object"
     checked: dict[str, Check] = {"Image": _fine, "Labels": _fine, "HostConfig": _fine, "NetworkingConfig": _joined}
     return _judge("", body, _FREE, checked, rules) or _judge("HostConfig.", host, _FREE_HOST, _HOST_CHECKS, rules)
+
+
+def judge_network(body: Mapping[str, Any], rules: Rules) -> str | None:
+    """The same for a network: a plain bridge with an allowed name and our labels."""
+    name = body.get("Name")
+    if not isinstance(name, str) or name not in rules.networks:
+        return f"the network's name {name!r} is not allowed"
+    if not rules.owns(body.get("Labels")):
+        return "the network does not carry the control plane's labels"
+    checks: dict[str, Check] = {"Name": _fine, "Driver": _bridge, "Labels": _fine}
+    return _judge("", body, _FREE_NETWORK, checks, rules)
 
 
 def _judge(
@@ -88,6 +103,10 @@ def _mount(mount: Any, rules: Rules) -> str | None:
 
 def _network(value: Any, rules: Rules) -> str | None:
     return None if isinstance(value, str) and rules.allows_network(value) else f"{value!r} is not allowed"
+
+
+def _bridge(value: Any, _rules: Rules) -> str | None:
+    return None if value == "bridge" else f"{value!r} is not allowed"
 
 
 def _joined(value: Any, rules: Rules) -> str | None:

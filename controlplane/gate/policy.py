@@ -2,12 +2,12 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
-from controlplane.gate.creation import judge_creation
+from controlplane.gate.creation import judge_creation, judge_network
 from controlplane.gate.rules import Rules
 
 _VERSION = re.compile(r"^/v1\.\d{1,3}(?=/)")
@@ -67,7 +67,9 @@ def _matched(method: str, path: str) -> re.Match[str] | None:
 
 def _judge_rest(asked: Asked, path: str, rules: Rules) -> str | None:
     if (asked.method, path) == ("POST", "/containers/create"):
-        return _judge_creation(asked.body, rules)
+        return _judge_creation(asked.body, rules, judge_creation)
+    if (asked.method, path) == ("POST", "/networks/create"):
+        return _judge_creation(asked.body, rules, judge_network)
     if (asked.method, path) == ("POST", "/images/create"):
         return _judge_pull(asked.query, rules)
     if asked.method == "GET" and (match := _IMAGE.match(path)):
@@ -91,14 +93,14 @@ def _filters(query: Mapping[str, str]) -> dict[str, Any]:
     return filters if isinstance(filters, dict) else {}
 
 
-def _judge_creation(body: bytes, rules: Rules) -> str | None:
+def _judge_creation(body: bytes, rules: Rules, judgement: Callable[[dict[str, Any], Rules], str | None]) -> str | None:
     try:
         fields = json.loads(body, object_pairs_hook=_once)
     except ValueError as exc:
         return f"the body is no plain JSON: {exc}"
     if not isinstance(fields, dict):
         return "the body is no JSON object"
-    return judge_creation(fields, rules)
+    return judgement(fields, rules)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -43,6 +43,7 @@ class Observer:
         self._report = report
         self._pulses: dict[tuple[str, int], Pulse] = {}
         self._woken = asyncio.Event()
+        self._readable = True
 
     def wake(self) -> None:
         self._woken.set()
@@ -63,8 +64,11 @@ class Observer:
         try:
             for reading in readings:
                 self._world.measured_mib.update(await self._measured(reading))
+            self._readable = True
         except RuntimeFailure as exc:
-            log.warning("memory.unreadable", reason=str(exc))
+            if self._readable:  # what is away is away for many looks
+                log.warning("memory.unreadable", reason=str(exc))
+            self._readable = False
 
     async def feel_pulses(self) -> None:
         """Probe every replica that should be working, all at once."""

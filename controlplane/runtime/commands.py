@@ -74,15 +74,31 @@ async def run_command(
         raise CommandFailed(program, status, tail)
 
 
+class LineReader:
+    """Chunks of output in, lines out."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, chunk: bytes) -> list[str]:
+        """The lines that `chunk` completes."""
+        *complete, self._rest = _LINE_END.split(self._rest + chunk)
+        return [line.decode(errors="replace") for line in complete]
+
+    def end(self) -> list[str]:
+        """What came after the last line's end, if anything did."""
+        rest, self._rest = self._rest, b""
+        return [rest.decode(errors="replace")] if rest else []
+
+
 async def _lines(process: asyncio.subprocess.Process) -> AsyncIterator[str]:
     assert process.stdout is not None
-    rest = b""
+    reader = LineReader()
     while chunk := await process.stdout.read(65536):
-        *complete, rest = _LINE_END.split(rest + chunk)
-        for line in complete:
-            yield line.decode(errors="replace")
-    if rest:
-        yield rest.decode(errors="replace")
+        for line in reader.feed(chunk):
+            yield line
+    for line in reader.end():
+        yield line
 
 
 async def _end_group(process: asyncio.subprocess.Process) -> None:

@@ -31,6 +31,7 @@ from controlplane.runtime.docker_found import (
 )
 from controlplane.runtime.docker_images import ensure_image
 from controlplane.runtime.docker_label import container_name
+from controlplane.runtime.docker_networks import PrivateNetwork
 from controlplane.runtime.in_flight import InFlight
 from controlplane.runtime.patience import Patience
 
@@ -77,6 +78,7 @@ class DockerRuntime:
         self._settings = settings
         self._engine = engine
         self._devices = devices
+        self._network = PrivateNetwork(settings, engine)
         self._log_dir = log_dir
         self._on_exit = on_exit
         self._in_flight = InFlight(self._start, self._stop)
@@ -154,6 +156,8 @@ class DockerRuntime:
     async def _create(self, order: ReplicaOrder, progress: Callable[[str], None]) -> RunningReplica:
         asked = creation(order, self._settings)
         await ensure_image(self._engine, str(asked["image"]), progress)
+        if order.launch.listen == "tcp":
+            await self._network.ensure()
         self._free_socket(order.replica_id)
         creating = asyncio.create_task(self._engine.call(lambda client: _create_and_start(client, asked)))
         try:

@@ -1,24 +1,31 @@
-"""From an order to what the engine is asked to create. Pure: every limit and every guard of a container is here."""
+"""From an order or an errand to what the engine is asked to create.
+
+Pure: every limit and every guard of a container is here.
+"""
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from docker.types import DeviceRequest, LogConfig, Mount
 
 from controlplane.errors import RuntimeFailure
 from controlplane.ports import ReplicaOrder
-from controlplane.runtime.docker_label import container_name, to_labels
+from controlplane.runtime.docker_label import ERRAND, MANAGED, STORE, container_name, to_labels
 from controlplane.runtime.environments import extras_folder
+from controlplane.runtime.errands import Errand
 
 PORT = 8000
 _TOKEN = re.compile(r"\{(?:(python|uds|host|port)|extras:([a-z0-9][a-z0-9.-]*))\}")
 _LOOPBACK = "127.0.0.1"
 _SOCKET_DIGITS = 16
 _LONGEST_SOCKET_PATH = 107
+NOBODY = "65534:65534"
+# What an engine puts among the sockets is its group's too. sh is in every image; exec leaves it no part in the rest.
+_FOR_GROUP = ("/bin/sh", "-c", 'umask 007; exec "$@"', "sh")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +66,9 @@ class DockerSettings:
     `images` maps an environment's name to its image, None standing for engines without one. `engines_dir` is our
     package `engines` as launches name it; images have their own copy of it. `sockets` is the folder
     that engines put their unix sockets into, `network` the private one for engines that listen on TCP; `on_network`:
-    we are on it ourselves, so nothing is published.
+    we are on it ourselves, so nothing is published. `socket_group`: the folder's group, through which we reach the
+    sockets of engines that are another user's. What an errand fetches it fetches over `fetch_network`, as
+    `errand_user`, with `fetch_env`.
     """
 
     store_id: str
@@ -69,7 +78,11 @@ class DockerSettings:
     network: str
     on_network: bool = False
     shares: tuple[Share, ...] = ()
-    user: str | None = None
+    user: str = NOBODY
+    socket_group: int | None = None
+    fetch_network: str = "bridge"
+    fetch_env: Mapping[str, str] = field(default_factory=dict)
+    errand_user: str = NOBODY
     base_env: Mapping[str, str] = field(default_factory=dict)
     limits: ContainerLimits = field(default_factory=ContainerLimits)
 
@@ -119,27 +132,53 @@ def creation(order: ReplicaOrder, settings: DockerSettings) -> dict[str, Any]:
     env = {name: inside.filled(value) for name, value in order.launch.env.items()}
     return {
         "image": image.name,
-        "entrypoint": argv[:1],
-        "command": argv[1:],
+        **_program(argv, settings, unix=unix),
         "name": container_name(settings.store_id, order.replica_id),
         "labels": to_labels(order, settings.store_id, socket, port),
         "environment": {**settings.base_env, **env, **_gpu_env(order)},
         "mounts": _mounts(settings, unix=unix),
         **_network(settings, unix=unix),
-        **_guards(settings),
+        **_guards(settings.user, settings.limits),
         **_limits(settings.limits),
         **_gpus(order),
-        # Ours to restart: with a back-off, and when the plan says so.
-        "restart_policy": {"Name": "no"},
-        "stdin_open": False,
-        "tty": False,
     }
+
+
+def errand_creation(errand: Errand, program: Sequence[str], settings: DockerSettings) -> dict[str, Any]:
+    """The same for an errand; `program` are the words that stand for it. Raises RuntimeFailure."""
+    image = settings.image(errand.environment)
+    home = str(errand.folder)
+    # What it keeps beside its work goes the way of its folder.
+    own_env = {"HOME": home, "TMPDIR": home, "PIP_NO_CACHE_DIR": "1"}
+    return {
+        "image": image.name,
+        "entrypoint": [image.python],
+        "command": ["-I", "-u", *program, *map(str, errand.arguments)],
+        "name": errand_name(settings.store_id, errand.name),
+        "labels": {MANAGED: "1", STORE: settings.store_id, ERRAND: errand.name},
+        "environment": {**(settings.fetch_env if errand.network else {}), **own_env},
+        "mounts": [_writable(errand.folder, settings.shares)],
+        **({"network": settings.fetch_network} if errand.network else {"network_mode": "none"}),
+        **_guards(settings.errand_user, settings.limits),
+        **_limits(settings.limits),
+    }
+
+
+def errand_name(store_id: str, name: str) -> str:
+    """Follows from the errand's name, so that a second container of one errand cannot be made."""
+    return container_name(store_id, f"errand/{name}")
 
 
 def socket_path(settings: DockerSettings, replica_id: str) -> str:
     """Short, for the kernel takes little more than a hundred bytes, and most of them are the folder's."""
     digest = hashlib.sha256(f"{settings.store_id}/{replica_id}".encode()).hexdigest()
     return f"{settings.sockets.path}/{digest[:_SOCKET_DIGITS]}.sock"
+
+
+def ids(user: str) -> tuple[int, int]:
+    """The numbers in `2000:2000`."""
+    uid, _, gid = user.partition(":")
+    return int(uid), int(gid)
 
 
 def longest_sockets_folder() -> int:
@@ -158,6 +197,27 @@ def _mount(share: Share) -> Mount:
     return Mount(share.path, share.source, type="volume", read_only=share.read_only)
 
 
+def _writable(folder: Path, shares: Sequence[Share]) -> Mount:
+    """The folder alone where its share is a folder of the host; a volume has no parts. Raises RuntimeFailure."""
+    around = [share for share in shares if folder.is_relative_to(share.path)]
+    if not around:
+        raise RuntimeFailure(f"{folder} is in no share; add one to runtime.docker.shares")
+    share = max(around, key=lambda share: len(share.path))
+    if not share.source.startswith("/"):
+        return Mount(share.path, share.source, type="volume")
+    return Mount(str(folder), str(PurePosixPath(share.source) / folder.relative_to(share.path)), type="bind")
+
+
+def _program(argv: Sequence[str], settings: DockerSettings, *, unix: bool) -> dict[str, Any]:
+    if unix and settings.socket_group is not None:
+        return {
+            "entrypoint": list(_FOR_GROUP),
+            "command": list(argv),
+            "group_add": [str(settings.socket_group)],
+        }
+    return {"entrypoint": list(argv[:1]), "command": list(argv[1:])}
+
+
 def _network(settings: DockerSettings, *, unix: bool) -> dict[str, Any]:
     if unix:  # it speaks through its socket only, so it needs no network at all
         return {"network_mode": "none"}
@@ -165,18 +225,20 @@ def _network(settings: DockerSettings, *, unix: bool) -> dict[str, Any]:
     return {"network": settings.network, **published}
 
 
-def _guards(settings: DockerSettings) -> dict[str, Any]:
-    guards: dict[str, Any] = {
+def _guards(user: str, limits: ContainerLimits) -> dict[str, Any]:
+    return {
+        "user": user,
         "healthcheck": {"test": ["NONE"]},  # we probe it ourselves, by what it says of its work
         "init": True,  # PID 1 without handlers ignores SIGTERM, and nobody would reap
         "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges:true"],
         "read_only": True,
-        "tmpfs": {"/tmp": f"rw,nosuid,size={settings.limits.tmp_mib}m,mode=1777"},  # noqa: S108  # the container's own
+        "tmpfs": {"/tmp": f"rw,nosuid,size={limits.tmp_mib}m,mode=1777"},  # noqa: S108  # the container's own
+        # Ours to restart: with a back-off, and when the plan says so.
+        "restart_policy": {"Name": "no"},
+        "stdin_open": False,
+        "tty": False,
     }
-    if settings.user is not None:
-        guards["user"] = settings.user
-    return guards
 
 
 def _limits(limits: ContainerLimits) -> dict[str, Any]:

@@ -7,13 +7,15 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
+from functools import partial
 from http import HTTPStatus
 from typing import TypeVar
 
 import docker
 import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from urllib3.exceptions import HTTPError
 
 from controlplane.errors import RuntimeFailure
 
@@ -53,6 +55,26 @@ class DockerEngine:
         """Run `what` in a thread. Raises RuntimeFailure, or its kinds above."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._call, what)
 
+    async def call_apart(self, what: Callable[[docker.DockerClient], T]) -> T:
+        """As `call`, in a thread and with a client of its own: for what may last long, or hang.
+
+        Cancelled, the thread is left to end by itself; it keeps nobody from ending the program.
+        """
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[T] = loop.create_future()
+
+        def run() -> None:
+            try:
+                with mapped(), closing(self.open()) as client:
+                    result = what(client)
+            except RuntimeFailure as exc:
+                tell(loop, _settle, answer, partial(answer.set_exception, exc))
+            else:
+                tell(loop, _settle, answer, partial(answer.set_result, result))
+
+        threading.Thread(target=run, name="docker-apart", daemon=True).start()
+        return await answer
+
     def open(self) -> docker.DockerClient:
         """A client of the caller's own, for what reads for as long as it lives. Raises RuntimeFailure."""
         with mapped():
@@ -73,6 +95,11 @@ class DockerEngine:
             return what(client)
 
 
+def _settle(answer: "asyncio.Future[T]", how: Callable[[], None]) -> None:
+    if not answer.done():
+        how()
+
+
 def tell(loop: asyncio.AbstractEventLoop, what: Callable[..., None], *arguments: object) -> None:
     """Call `what` in the loop, from a thread that may outlive it."""
     with suppress(RuntimeError):  # the loop is closed: nobody is left to hear
@@ -90,7 +117,7 @@ def mapped() -> Iterator[None]:
         raise ContainerMissing(_said(exc)) from exc
     except APIError as exc:
         raise (ContainerBusy if exc.status_code == HTTPStatus.CONFLICT else RuntimeFailure)(_said(exc)) from exc
-    except (DockerException, requests.exceptions.RequestException, OSError) as exc:
+    except (DockerException, requests.exceptions.RequestException, HTTPError, OSError) as exc:
         raise RuntimeFailure(
             f"the Docker engine does not answer: {exc}; see that it runs and that this user may use it"
         ) from exc

@@ -1,8 +1,6 @@
 """Engine images: there already, or pulled with progress in words."""
 
 import asyncio
-import contextlib
-import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -10,7 +8,7 @@ from typing import Any
 import docker
 
 from controlplane.errors import RuntimeFailure
-from controlplane.runtime.docker_engine import DockerEngine, ImageMissing, mapped, tell
+from controlplane.runtime.docker_engine import DockerEngine, ImageMissing, tell
 
 _MIB = 1024 * 1024
 Say = Callable[[str], None]
@@ -18,35 +16,16 @@ Say = Callable[[str], None]
 
 async def ensure_image(engine: DockerEngine, name: str, say: Say) -> None:
     """Cancelled, the engine may go on with the pull; the next start uses what it fetched. Raises RuntimeFailure."""
-    if await engine.call(lambda client: _is_here(client, name)):
+    if await engine.call(lambda client: is_here(client, name)):
         return
-    loop = asyncio.get_running_loop()
-    pulled: asyncio.Future[None] = loop.create_future()
-
-    def run() -> None:
-        failure: RuntimeFailure | None = None
-        try:
-            with mapped(), contextlib.closing(engine.open()) as client:
-                _pull(client, name, partial(tell, loop, say))
-        except RuntimeFailure as exc:
-            failure = ImageMissing(f"cannot pull {name}: {exc}; pull or build it by hand, or configure another")
-        tell(loop, _settle, pulled, failure)
-
-    # A thread of its own: a pull that hangs must not take one from the pool, nor hold up the end of the program.
-    threading.Thread(target=run, name=f"pull {name}", daemon=True).start()
-    await pulled
+    say = partial(tell, asyncio.get_running_loop(), say)
+    try:
+        await engine.call_apart(partial(_pull, name=name, say=say))
+    except RuntimeFailure as exc:
+        raise ImageMissing(f"cannot pull {name}: {exc}; pull or build it by hand, or configure another") from exc
 
 
-def _settle(pulled: "asyncio.Future[None]", failure: RuntimeFailure | None) -> None:
-    if pulled.done():
-        return
-    if failure is None:
-        pulled.set_result(None)
-    else:
-        pulled.set_exception(failure)
-
-
-def _is_here(client: docker.DockerClient, name: str) -> bool:
+def is_here(client: docker.DockerClient, name: str) -> bool:
     return bool(client.api.images(name=name if "@" in name else ":".join(split(name)), quiet=True))
 
 

@@ -14,6 +14,7 @@ from controlplane.ports import ReplicaOrder
 MANAGED = "im.managed"
 STORE = "im.store"
 REPLICA = "im.replica"
+ERRAND = "im.errand"
 _GENERATION = "im.generation"
 _CONFIG_HASH = "im.config-hash"
 _SOCKET = "im.socket"

@@ -143,19 +143,14 @@ class Environments:
         python = _python(folder)
         progress(Progress(name, "creating", f"Python {interpreter.tag}"))
         await run_command([interpreter.program, "-I", "-m", "venv", folder], log=log, on_line=_ignore, held_fds=[lock])
-        for arguments, total in _pip_steps(self._recipe(name), python):
+        for arguments, total in pip_steps(self._recipe(name), python):
             reader = PipReader(Progress(name, "fetching", total=total), progress)
             await run_command([python, "-I", "-u", "-m", "pip", *arguments], log=log, on_line=reader, held_fds=[lock])
         progress(Progress(name, "checking"))
         await self._check(name, python, log, [lock])
 
     async def _check(self, name: str, python: Path, log: Path, held_fds: Sequence[int] = ()) -> None:
-        settings = self._recipe(name).settings
-        checks = [settings.check]
-        for extras in settings.extras:
-            ahead = str(extras_folder(python, extras.name))
-            checks.append(f"import sys; sys.path.insert(0, {ahead!r})\n{extras.check}")
-        for check in checks:
+        for check in checks(self._recipe(name), python):
             await run_command([python, "-I", "-c", check], log=log, on_line=_ignore, held_fds=held_fds)
 
     def _recipe(self, name: str) -> Recipe:
@@ -185,11 +180,11 @@ class Environments:
         return folder.with_name(f"{folder.name}.log")
 
 
-def _pip_steps(recipe: Recipe, python: Path) -> list[tuple[Sequence[str | Path], int]]:
+def pip_steps(recipe: Recipe, python: Path, *, bars: bool = True) -> list[tuple[Sequence[str | Path], int]]:
     """pip's arguments, step by step, each with the number of packages it names (0: not known)."""
     settings = recipe.settings
     quiet = ["--disable-pip-version-check", "--no-input"]
-    bar = ["--progress-bar", "raw" if settings.pip else "off"]
+    bar = ["--progress-bar", "raw" if settings.pip and bars else "off"]
     steps: list[tuple[Sequence[str | Path], int]] = []
     if settings.pip:
         steps.append((["install", *quiet, f"pip=={settings.pip}"], 1))
@@ -204,6 +199,15 @@ def _pip_steps(recipe: Recipe, python: Path) -> list[tuple[Sequence[str | Path],
         aside: list[str | Path] = ["--no-deps", "--target", extras_folder(python, extras.name)]
         steps.append((["install", *quiet, *bar, *aside, *extras.packages], len(extras.packages)))
     return steps
+
+
+def checks(recipe: Recipe, python: Path) -> list[str]:
+    """Programs for `python` that fail where the environment does not work."""
+    programs = [recipe.settings.check]
+    for extras in recipe.settings.extras:
+        ahead = str(extras_folder(python, extras.name))
+        programs.append(f"import sys; sys.path.insert(0, {ahead!r})\n{extras.check}")
+    return programs
 
 
 def _python(folder: Path) -> Path:

@@ -8,8 +8,8 @@ import asyncio
 import fcntl
 import os
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 
@@ -61,3 +61,19 @@ async def _wait_for_lock(descriptor: int) -> None:
         if not locked.cancelled():  # cancelled after the lock had come: it is ours to give back
             os.close(descriptor)
         raise
+
+
+@contextmanager
+def lock_if_free(path: Path) -> Iterator[bool]:
+    """Whether it could be locked at once; if so it is held for as long as this lasts."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        free = False
+    else:
+        free = True
+    try:
+        yield free
+    finally:
+        os.close(descriptor)

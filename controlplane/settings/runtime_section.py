@@ -42,11 +42,15 @@ class DockerSection(Section):
     """The private network of engines that listen on TCP. Engines that listen on a socket have no network at all."""
     on_network: Flag = False
     """true: the service is on that network itself, so nothing is published. false: ports on 127.0.0.1."""
+    fetch_network: Text = "bridge"
+    """The network over which models are fetched, by one-off containers that have no other."""
     sockets: ShareSettings | None = None
     """Folder for engines' unix sockets. null: `run/sockets` in the state folder, which must then be the host's own."""
     shares: tuple[ShareSettings, ...] = ()
     """More folders for engines, such as the models folder when it is not the host's own, and compile caches."""
-    user: Text | None = None
+    home: Annotated[str, Field(pattern=r"^/")] = "/tmp"  # noqa: S108  # the container's own
+    """Home folder of engines. In a share that they may write to, what they compile outlives them."""
+    user: Annotated[str, Field(pattern=r"^\d+:\d+$")] | None = None
     """User and group of engines, as `2000:2000`. null: the service's own."""
     memory_mib: Annotated[Whole, Field(ge=64)] | None = None
     """Main memory that each engine's container may take. null: no limit."""

@@ -1,6 +1,7 @@
 """The gate before a Docker engine as a process of its own, which tests may end and start again."""
 
 import contextlib
+import os
 import socket
 import subprocess
 import sys
@@ -11,7 +12,8 @@ PATIENCE_SECONDS = 30.0
 _PAUSE_SECONDS = 0.02
 
 
-NETWORK = "inference-manager-test"
+# Workers that run side by side have one each.
+NETWORK = f"inference-manager-test-{os.getpid()}"
 
 
 class Gate:

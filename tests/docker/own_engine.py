@@ -36,7 +36,8 @@ class OwnEngine:
         folders = ("--data-root", self.data, "--exec-root", self._folder / "exec", "--pidfile", self._folder / "pid")
         # A containerd may serve both engines, so the names in it are apart; a network of its own, for starting without
         # a bridge would take away the other engine's.
-        apart = ("--containerd-namespace", "im-test", "--containerd-plugins-namespace", "im-test-plugins")
+        name = self._folder.name
+        apart = ("--containerd-namespace", name, "--containerd-plugins-namespace", f"{name}-plugins")
         network = ("--bridge", "none", "--iptables=false", "--ip-masq=false", "--ip-forward=false")
         command = ("unshare", "--net", "dockerd", "--host", f"unix://{self.socket}", *folders, *apart, *network, *flags)
         with self.log.open("ab") as log:

@@ -25,7 +25,7 @@ RAW_IMAGE = "inference-manager-test-base:bookworm"
 CONTROL_PLANE = "inference-manager:0.1.0"
 VLLM_CPU = "inference-manager-vllm-cpu:0.1.0"
 DIFFUSERS_CPU = "inference-manager-diffusers-cpu:0.1.0"
-_PACKAGES = ("docker.io", "docker-compose", "mmdebstrap")
+_PROGRAMS = {"dockerd": "docker.io", "docker-compose": "docker-compose", "mmdebstrap": "mmdebstrap"}
 _START_SECONDS = 60
 _PULL_SECONDS = 120
 _INDEX_PORT = 18923
@@ -40,10 +40,11 @@ class Image:
     target: str
 
 
+# In the order of the file: a builder that makes every stage up to its target finds the ones before already made.
 IMAGES = (
     Image(CONTROL_PLANE, "Dockerfile.controlplane", "controlplane"),
-    Image(VLLM_CPU, "Dockerfile.engine", "vllm-cpu"),
     Image(DIFFUSERS_CPU, "Dockerfile.engine", "diffusers-cpu"),
+    Image(VLLM_CPU, "Dockerfile.engine", "vllm-cpu"),
 )
 
 
@@ -55,12 +56,14 @@ def main() -> None:
 
 
 def ensure_engine() -> None:
-    """An engine that answers at SOCKET."""
-    if not _answers():
-        if shutil.which("dockerd") is None or shutil.which("mmdebstrap") is None:
-            _say("installing the Docker engine")
-            _run(["apt-get", "update", "-q"], quiet=True)
-            _run(["apt-get", "install", "-y", "-q", "--no-install-recommends", *_PACKAGES], quiet=True)
+    """An engine that answers at SOCKET, and compose."""
+    answers = _answers()
+    wanted = [program for program in _PROGRAMS if program == "docker-compose" or not answers]
+    if missing := [_PROGRAMS[program] for program in wanted if shutil.which(program) is None]:
+        _say(f"installing {', '.join(missing)}")
+        _run(["apt-get", "update", "-q"], quiet=True)
+        _run(["apt-get", "install", "-y", "-q", "--no-install-recommends", *missing], quiet=True)
+    if not answers:
         _start()
     _say("the Docker engine answers")
 
@@ -153,8 +156,8 @@ class _Shared(ThreadingHTTPServer):
 def _serving_indexes() -> Iterator[None]:
     """A package index that is a folder of this host is served to builds for as long as they run."""
     with tempfile.TemporaryDirectory() as text:
-        for number, index in enumerate(_local_indexes()):
-            (Path(text) / str(number)).symlink_to(index.parent)
+        for number, folder in enumerate(_served()):
+            (Path(text) / str(number)).symlink_to(folder)
         server = _Shared(("127.0.0.1", _INDEX_PORT), partial(_Quiet, directory=text))
         serving = threading.Thread(target=server.serve_forever, daemon=True)
         serving.start()
@@ -166,16 +169,22 @@ def _serving_indexes() -> Iterator[None]:
             server.server_close()
 
 
-def _local_indexes() -> list[Path]:
-    words = _pip_settings().get("extra-index-url", "").split()
-    return [Path(word.removeprefix("file://")) for word in words if word.startswith("file://")]
+def _served() -> list[Path]:
+    """The folders of this host that pip's settings name: an index's pages name files beside the index's own folder."""
+    settings = _pip_settings()
+    words = settings.get("extra-index-url", "").split()
+    indexes = [Path(word.removeprefix("file://")).parent for word in words if word.startswith("file://")]
+    links = [Path(word.removeprefix("file://")) for word in settings.get("find-links", "").split()]
+    return [*indexes, *(folder for folder in links if folder.is_dir())]
 
 
 def _reachable(word: str) -> str:
-    """Where a build finds an index: its pages name files beside its own folder, so its parent is served."""
-    local = _local_indexes()
+    """Where a build finds what this word names."""
     path = Path(word.removeprefix("file://"))
-    return f"http://127.0.0.1:{_INDEX_PORT}/{local.index(path)}/{path.name}" if path in local else word
+    for number, folder in enumerate(_served()):
+        if path in (folder, folder / path.name):
+            return f"http://127.0.0.1:{_INDEX_PORT}/{number}/" + ("" if path == folder else f"{path.name}/")
+    return word
 
 
 def _carried(folder: Path, number: int, name: str, value: str) -> list[str]:

@@ -13,7 +13,7 @@ from tests.docker.container_service import ContainerService, Serve
 from tests.docker.gates import Gate
 from tests.docker.registry import registry
 from tests.integration.chats import ask, begin
-from tests.integration.service import model, until
+from tests.integration.service import PATIENCE_SECONDS, model, until
 
 SLOW = {"tokens_per_second": 20}
 FOR_EVER = ["/usr/bin/python3", "-c", "import time; time.sleep(600)"]
@@ -37,7 +37,10 @@ async def _refused(service: ContainerService) -> openai.InternalServerError:
 
 @pytest.mark.parametrize("how", ["kill", "remove"])
 async def test_a_stream_whose_container_ends_is_told_at_once(serve: Serve, how: str) -> None:
-    """`docker kill` or `docker rm -f` amid an answer: an error event, and the replica comes back unasked."""
+    """`docker kill` or `docker rm -f` amid an answer: an error event, and the replica comes back unasked.
+
+    The answer would have taken 100 seconds, so whoever is patient for less has been told of the end.
+    """
     service = await serve(model("a", script=SLOW), model("b", script=SLOW))
     client = service.openai()
     doomed, other = await asyncio.gather(begin(client, "a", "one", 2000), begin(client, "b", "two", 60))
@@ -47,7 +50,7 @@ async def test_a_stream_whose_container_ends_is_told_at_once(serve: Serve, how: 
         container.kill()
     else:
         container.remove(force=True)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         with pytest.raises(openai.APIError, match="engine failed while answering"):
             await doomed.rest()
 
@@ -69,7 +72,8 @@ async def test_a_container_removed_by_somebody_is_told_as_such(serve: Serve) -> 
     await _reborn(service, before)
 
     events = (await service.admin("events", limit=1000))["events"]
-    told = [str(event["detail"]) for event in events if event["kind"] == "replica.failed"]
+    # On a busy machine its failure and its next start are one change, and one event tells of both.
+    told = [str(event["detail"]) for event in events if event["subject"] == "a-0"]
     assert any("removed by somebody else" in text or "code 137" in text for text in told), told
 
 

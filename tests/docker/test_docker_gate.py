@@ -1,6 +1,8 @@
 """The gate before a real Docker engine: strangers' containers stay out of reach, dangerous ones are never made."""
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import docker
@@ -9,8 +11,11 @@ from docker.errors import APIError, NotFound
 from docker.models.containers import Container
 from docker.types import Mount
 
+from controlplane.doctor.look_docker import look_at_docker
+from controlplane.settings import load
 from tests.docker.gates import Gate
 from tests.docker.provision import PYTHON_IMAGE, SOCKET
+from tests.integration.service import model
 
 LABELS = {"im.managed": "1", "im.store": "gate-test"}
 FOR_EVER = ["python3", "-c", "import time; time.sleep(600)"]
@@ -73,3 +78,20 @@ def test_nothing_is_executed(gated: docker.DockerClient, stranger: Container) ->
     for path in ("exec", "attach", "archive?path=/"):
         answer = gated.api.post(f"{gated.api.base_url}/containers/{stranger.id}/{path}", json={"Cmd": ["id"]})
         assert answer.status_code == 403
+
+
+@pytest.mark.parametrize("guarded", [True, False], ids=["gate", "engine"])
+def test_the_doctor_tells_a_gate_from_the_engine(contract_gate: Gate, tmp_path: Path, guarded: bool) -> None:
+    """By what it is refused; what it reads of the engine is the same on both ways."""
+    address = contract_gate.address if guarded else f"unix://{SOCKET}"
+    (tmp_path / "models.json").write_text(json.dumps({"models": [model("a")]}))
+    config = tmp_path / "service.json"
+    section = {"kind": "docker", "docker": {"address": address, "images": {"simulated": "nobody/has-it:1"}}}
+    config.write_text(json.dumps({"state_dir": "state", "cache_dir": "cache", "runtime": section}))
+
+    seen = look_at_docker(load(config), gpus=False)
+
+    assert (seen.problem, seen.guarded, seen.address) == ("", guarded, address)
+    assert seen.missing_images == ("nobody/has-it:1",)
+    assert "runc" in seen.runtimes
+    assert not seen.missing_limits

