@@ -44,15 +44,18 @@ compose/.env: | compose/.env.example
 		compose/.env.example > $@
 
 # The parts first, side by side; the diffusers engine's parts with its own environment's Python; then what starts
-# processes and engines, one at a time.
+# processes and engines, one at a time; then real containers, for which a Docker engine is installed and started where
+# there is none (as root), and the images are built.
+PYTEST := $(BIN)/pytest $(PYTEST_FLAGS)
 test: setup
-	$(BIN)/pytest -n 2 tests/unit tests/property
+	$(PYTEST) -n 2 tests/unit tests/property
 	$(BIN)/python tests/engines/run.py
-	$(BIN)/pytest tests/contract tests/integration tests/e2e
+	$(PYTEST) tests/contract tests/integration tests/e2e
+	$(MAKE) test-docker
 
-# Real containers: installs and starts a Docker engine where there is none (as root), and builds the image.
 test-docker: setup
-	$(BIN)/pytest tests/docker
+	$(PYTEST) -n 2 --dist loadfile tests/docker --ignore=tests/docker/test_compose_system.py
+	$(PYTEST) tests/docker/test_compose_system.py
 
 check: setup
 	$(BIN)/ruff format --check .
