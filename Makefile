@@ -26,7 +26,9 @@ BUILD ?= --build
 COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 COMPOSE_WITH = $(COMPOSE) -f compose/compose.yaml $(if $(filter 1,$(GPU)),,-f compose/compose.cpu.yaml) \
 	$(if $(MODELS_DIR),-f compose/compose.models.yaml)
-export INFERENCE_MANAGER_MODELS_DIR ?= $(MODELS_DIR)
+ifdef MODELS_DIR
+export INFERENCE_MANAGER_MODELS_DIR := $(MODELS_DIR)
+endif
 INFERENCE_MANAGER_NAME ?= $(shell sed -n 's/^INFERENCE_MANAGER_NAME=//p' compose/.env)
 
 up: compose/.env

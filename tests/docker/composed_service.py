@@ -110,7 +110,7 @@ class ComposedService(ContainerService):
             subprocess.run,
             command,
             cwd=ROOT,
-            env={**os.environ, **variables},
+            env={**_environment(), **variables},
             capture_output=True,
             text=True,
             timeout=_UP_SECONDS,
@@ -153,3 +153,9 @@ class ComposedService(ContainerService):
         super()._kill_all()
         for one in self._parts():
             one.remove(force=True, v=True)
+
+
+def _environment() -> dict[str, str]:
+    """Ours without what an outer make told it: its settings are not this installation's."""
+    theirs = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES")
+    return {name: value for name, value in os.environ.items() if name not in theirs}
