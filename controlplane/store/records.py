@@ -81,6 +81,68 @@ class RequestFinished(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class CallbackDraft:
+    """Where the end of a job is to be told, and the name of the secret it is signed with."""
+
+    url: str
+    secret_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyClaim:
+    """A caller's key for one piece of work, and the digest of what it asked for under that key."""
+
+    client: str | None
+    key: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobDraft:
+    """A job at the door: its row, what to do, and what belongs to it.
+
+    `rows` and `batch_key` are those of its head; `pictures` names the artifacts that `payload` refers to.
+    """
+
+    accepted: RequestAccepted
+    payload: bytes
+    callback: CallbackDraft | None = None
+    tags: tuple[str, ...] = ()
+    idempotency: IdempotencyClaim | None = None
+    rows: int = 1
+    batch_key: str = ""
+    pictures: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class JobStart:
+    """A job whose try was begun; `tries` are the earlier ones, first try first."""
+
+    accepted: RequestAccepted
+    payload: bytes
+    attempt: AttemptRecord
+    tries: tuple[AttemptRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class JobEnd:
+    """How a job ended. `result`: the body of its answer, as JSON; `notice`: what its callback is told."""
+
+    finished: RequestFinished
+    result: bytes | None = None
+    notice: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class JobView:
+    """A job's row, its attempts and its tags; `callback_url` while it is open."""
+
+    history: "RequestHistory"
+    tags: tuple[str, ...]
+    callback_url: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class RequestRecord:
     """One row of the request history; `attempts` counts the tries."""
 
@@ -124,6 +186,8 @@ class RequestFilter:
     status: RequestStatus | None = None
     outcome: Outcome | None = None
     client: str | None = None
+    mode: Mode | None = None
+    tag: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,17 +12,24 @@ from typing import Self, TypeVar
 
 from sqlalchemy import Connection
 
-from controlplane.core.model import Intent
+from controlplane.core.model import Intent, RequestHead
 from controlplane.ports import Clock
-from controlplane.store import events, history, intents, load_times, replicas, retention
+from controlplane.store import events, history, intents, jobs, load_times, replicas, retention
 from controlplane.store.database import Database
+from controlplane.store.edges import Keys, Outbox
 from controlplane.store.errors import mapped
+from controlplane.store.jobs import InFlight
 from controlplane.store.journal import Journal
 from controlplane.store.lock import StoreLock
 from controlplane.store.records import (
+    AttemptRecord,
     Event,
     EventDraft,
     EventRecord,
+    JobDraft,
+    JobEnd,
+    JobStart,
+    JobView,
     JournalLimits,
     JsonValue,
     LoadTier,
@@ -56,6 +63,8 @@ class Store:
         self._writer = Writer(database.writing)
         self._journal = Journal(self._writer, limits)
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="store-reader")
+        self.outbox = Outbox(self._writer, self._read, clock)
+        self.keys = Keys(self._writer, self._read, clock)
 
     @classmethod
     async def open(
@@ -170,6 +179,61 @@ class Store:
         """
         return await self._writer.commit(lambda connection: history.interrupt_open(connection, at))
 
+    def accept_job(self, draft: JobDraft) -> "asyncio.Future[str]":
+        """Done once the job is on disk: its id, or that of the job its idempotency key stands for already.
+
+        Fails with KeyReused when the key stands for other work. A write that has begun cannot be taken back.
+        """
+        return self._writer.submit(lambda connection: jobs.accept(connection, draft))
+
+    async def start_job(self, request_id: str, replica_id: str, generation: int) -> JobStart | None:
+        """Begin the next try of a waiting job there; None when it is not waiting any more."""
+        at = self._clock()
+        return await self._writer.commit(lambda c: jobs.start(c, request_id, replica_id, generation, at))
+
+    async def put_job_back(self, attempt: AttemptRecord) -> bool:
+        """The try ended and the job waits again, at its old place; False when it does not run any more."""
+        return await self._writer.commit(lambda connection: jobs.put_back(connection, attempt))
+
+    async def finish_job(self, end: JobEnd) -> bool:
+        """The outcome, the result and what is due to others, in one commit; False when the job is not open."""
+        return await self._writer.commit(lambda connection: jobs.finish(connection, end))
+
+    async def set_job_priority(self, request_id: str, priority: int) -> bool:
+        """False when the job is not open."""
+        return await self._writer.commit(lambda connection: jobs.set_priority(connection, request_id, priority))
+
+    async def jobs_in_flight(self) -> list[InFlight]:
+        """The jobs that have a try under way, in the order of its start."""
+        return await self._read("read the running jobs", jobs.in_flight)
+
+    async def waiting_job_classes(self) -> dict[int, int]:
+        """How many jobs wait in each priority."""
+        return await self._read("count the waiting jobs", jobs.waiting_classes)
+
+    async def waiting_jobs(
+        self, priority: int, after: RequestHead | None, limit: int, batched: Sequence[str] = ()
+    ) -> list[RequestHead]:
+        """The next waiting jobs of one priority, in order, after that one."""
+        place = (after.enqueued_at, after.request_id) if after is not None else None
+        return await self._read("read the queue", lambda c: jobs.waiting_heads(c, priority, place, limit, batched))
+
+    async def job(self, request_id: str) -> JobView | None:
+        """One request with what belongs to it as a job; None when unknown (or not flushed yet)."""
+        return await self._read("read the job", lambda connection: jobs.view(connection, request_id))
+
+    async def job_result(self, request_id: str) -> bytes | None:
+        """The body of its answer, as JSON; None where there is none."""
+        return await self._read("read the result", lambda connection: jobs.result(connection, request_id))
+
+    async def tags(self, request_ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """Tags of those that have any."""
+        return await self._read("read the tags", lambda connection: jobs.tags_of(connection, request_ids))
+
+    async def pictures_needed(self) -> list[tuple[str, str]]:
+        """The artifacts that open jobs need: request id and name of each."""
+        return await self._read("read the pictures", jobs.pictures_needed)
+
     async def requests(self, wanted: RequestFilter | None = None, cursor: str | None = None, limit: int = 100) -> Page:
         """Requests newest first. Raises ValueError for a cursor that no page gave."""
         position = history.decode_cursor(cursor) if cursor else None
@@ -187,10 +251,11 @@ class Store:
     async def prune(self, before: float, keep: int) -> int:
         """Delete ended requests and events older than `before`, or beyond the newest `keep` of each.
 
-        Works in small transactions so that nobody waits long behind it; returns rows deleted.
+        With them go the callbacks that ended before `before`, and idempotency keys whose time is over. Works in small transactions so that nobody waits long behind it; returns rows deleted.
         """
         removed = 0
-        for sweep in await self._read("plan the pruning", lambda c: retention.sweeps(c, before, keep)):
+        now = self._clock()
+        for sweep in await self._read("plan the pruning", lambda c: retention.sweeps(c, before, keep, now)):
             while count := await self._writer.commit(sweep):
                 removed += count
         return removed

@@ -15,12 +15,14 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Table,
     Text,
 )
 
 from controlplane.core.model import InferenceType, Outcome, ReplicaState, RequestStatus
+from controlplane.store.deliveries import DeliveryState
 from controlplane.store.records import LoadTier, Mode
 
 metadata = MetaData(
@@ -111,6 +113,41 @@ Index(
     postgresql_where=attempts.c.finished_at.is_(None),
 )
 
+# What an open job is to do. Apart from its request, so that neither the history nor the queue carries bodies.
+payloads = Table(
+    "payloads",
+    metadata,
+    Column("request_id", Text, ForeignKey("requests.request_id", ondelete="CASCADE"), primary_key=True),
+    Column("rows", Integer, nullable=False),
+    Column("batch_key", Text, nullable=False),
+    Column("callback_url", Text),
+    Column("callback_secret", Text),
+    Column("body", LargeBinary, nullable=False),
+)
+
+pictures = Table(
+    "pictures",
+    metadata,
+    Column("request_id", Text, ForeignKey("payloads.request_id", ondelete="CASCADE"), primary_key=True),
+    Column("artifact", Text, primary_key=True),
+)
+
+results = Table(
+    "results",
+    metadata,
+    Column("request_id", Text, ForeignKey("requests.request_id", ondelete="CASCADE"), primary_key=True),
+    Column("body", LargeBinary, nullable=False),
+)
+
+tags = Table(
+    "tags",
+    metadata,
+    Column("request_id", Text, ForeignKey("requests.request_id", ondelete="CASCADE"), primary_key=True),
+    Column("tag", Text, primary_key=True),
+)
+# Ids grow with time, so this is also the order in which the requests of a tag are listed.
+Index("ix_tags_tag", tags.c.tag, tags.c.request_id)
+
 replicas = Table(
     "replicas",
     metadata,
@@ -178,3 +215,47 @@ events = Table(
     # Ids are cursors of readers: one that pruning freed must not come back.
     sqlite_autoincrement=True,
 )
+
+# Callbacks that are due, were delivered, or were given up. No foreign key: a callback outlives its request's row.
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("request_id", Text, primary_key=True),
+    Column("url", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("secret_name", Text),
+    Column("body", LargeBinary, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("due_at", Double),
+    Column("ended_at", Double),
+    Column("last_status", Integer),
+    Column("last_error", Text),
+    _one_of("state", DeliveryState),
+)
+# Who is due is found without a look at the rows, also behind a long line of one receiver that hangs.
+Index(
+    "ix_outbox_due",
+    outbox.c.due_at,
+    outbox.c.host,
+    outbox.c.request_id,
+    sqlite_where=outbox.c.due_at.is_not(None),
+    postgresql_where=outbox.c.due_at.is_not(None),
+)
+Index("ix_outbox_state", outbox.c.state, outbox.c.created_at, outbox.c.request_id)
+
+# Answers under callers' keys. A job's key holds its request from the moment it is accepted, before there is an answer.
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("client", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("fingerprint", Text, nullable=False),
+    Column("request_id", Text),
+    Column("expires_at", Double, nullable=False),
+    Column("status", Integer),
+    Column("headers", JSON(none_as_null=True)),
+    Column("body", LargeBinary),
+)
+Index("ix_idempotency_expires", idempotency.c.expires_at)

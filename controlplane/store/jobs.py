@@ -1,0 +1,198 @@
+"""Jobs on disk: accepted with what they are to do, started, put back, ended with their result.
+
+Every change of a job's state is made only if the row is still in the state it is made from; the answer tells.
+What is due to others when a job ends is written in the same transaction.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, Dialect, Row, Table, delete, func, insert, select, tuple_, update
+
+from controlplane.core.model import InferenceType, RequestHead, RequestStatus
+from controlplane.store import history, idempotency, outbox
+from controlplane.store.records import AttemptRecord, JobDraft, JobEnd, JobStart, JobView, Mode, RequestAccepted
+from controlplane.store.tables import attempts, payloads, pictures, requests, results, tags
+from controlplane.store.upsert import upsert_many
+
+_OPEN = (requests.c.mode == Mode.ASYNC.value) & requests.c.finished_at.is_(None)
+_WAITING = _OPEN & (requests.c.status == RequestStatus.PENDING.value)
+_RUNNING = _OPEN & (requests.c.status == RequestStatus.PROCESSING.value)
+_ACCEPTED = [requests.c[name] for name in RequestAccepted._fields]
+
+
+class InFlight(NamedTuple):
+    """A job that ran when the last life ended, and where."""
+
+    head: RequestHead
+    attempt: AttemptRecord
+
+
+def accept(connection: Connection, draft: JobDraft) -> str:
+    """Write a new job, pending; its id, or that of the job its idempotency key stands for already. Raises KeyReused.
+
+    Values go to the driver as they are, because every accept pays for this.
+    """
+    callback, request_id = draft.callback, draft.accepted.request_id
+    if draft.idempotency is not None:
+        stands_for = idempotency.claim(connection, draft.idempotency, request_id, draft.accepted.created_at)
+        if stands_for != request_id:
+            return stands_for
+    connection.exec_driver_sql(_insert(connection.dialect, requests), history.pending_values(draft.accepted))
+    payload = (request_id, draft.rows, draft.batch_key, callback and callback.url, callback and callback.secret_name)
+    connection.exec_driver_sql(_insert(connection.dialect, payloads), (*payload, draft.payload))
+    if draft.pictures:
+        named = [{"request_id": request_id, "artifact": name} for name in sorted(set(draft.pictures))]
+        connection.execute(insert(pictures), named)
+    if draft.tags:
+        connection.execute(insert(tags), [{"request_id": request_id, "tag": tag} for tag in sorted(set(draft.tags))])
+    return request_id
+
+
+def start(connection: Connection, request_id: str, replica_id: str, generation: int, at: float) -> JobStart | None:
+    """Begin the next try of a waiting job; None when it is not waiting any more."""
+    begun = {"status": RequestStatus.PROCESSING.value, "started_at": func.coalesce(requests.c.started_at, at)}
+    changed = update(requests).where(_WAITING, requests.c.request_id == request_id).values(begun)
+    if connection.execute(changed.values(attempts=requests.c.attempts + 1)).rowcount == 0:
+        return None
+    return _begun(connection, request_id, replica_id, generation, at)
+
+
+def put_back(connection: Connection, attempt: AttemptRecord) -> bool:
+    """The try ended without an outcome for the job: it waits again. False when it is not running any more."""
+    changed = update(requests).where(_RUNNING, requests.c.request_id == attempt.request_id)
+    if connection.execute(changed.values(status=RequestStatus.PENDING.value)).rowcount == 0:
+        return False
+    upsert_many(connection, attempts, [history.attempt_values(attempt)])
+    return True
+
+
+def finish(connection: Connection, end: JobEnd) -> bool:
+    """Write the outcome with everything that hangs on it; False when the job is not open any more."""
+    row = end.finished
+    changed = update(requests).where(_OPEN, requests.c.request_id == row.accepted.request_id)
+    if connection.execute(changed.values(history.outcome_values(row))).rowcount == 0:
+        return False
+    if row.attempts:
+        upsert_many(connection, attempts, [history.attempt_values(each) for each in row.attempts])
+    if end.result is not None:
+        values = (row.accepted.request_id, end.result)
+        connection.exec_driver_sql(_insert(connection.dialect, results), values)
+    _tell(connection, end)
+    connection.execute(delete(payloads).where(payloads.c.request_id == row.accepted.request_id))
+    return True
+
+
+def set_priority(connection: Connection, request_id: str, priority: int) -> bool:
+    """False when the job is not open."""
+    changed = update(requests).where(_OPEN, requests.c.request_id == request_id).values(priority=priority)
+    return connection.execute(changed).rowcount > 0
+
+
+def in_flight(connection: Connection) -> list[InFlight]:
+    """Every job that has a try under way, in the order of its start."""
+    unfinished = (attempts.c.request_id == requests.c.request_id) & attempts.c.finished_at.is_(None)
+    query = select(*_HEAD, payloads.c.rows, payloads.c.batch_key, *_TRY).join(attempts, unfinished)
+    query = query.join(payloads, payloads.c.request_id == requests.c.request_id).where(_RUNNING)
+    found = connection.execute(query.order_by(attempts.c.started_at, requests.c.request_id))
+    return [InFlight(_head(row, row.rows, row.batch_key), AttemptRecord(row.request_id, *row[7:])) for row in found]
+
+
+def waiting_classes(connection: Connection) -> dict[int, int]:
+    """How many jobs wait in each priority; read from the index of what is open alone."""
+    query = select(requests.c.priority, func.count().label("waiting")).where(_WAITING).group_by(requests.c.priority)
+    return {row.priority: row.waiting for row in connection.execute(query)}
+
+
+def waiting_heads(
+    connection: Connection, priority: int, after: tuple[float, str] | None, limit: int, batched: Sequence[str]
+) -> list[RequestHead]:
+    """The next of one priority's line, in order. Of the models `batched` also what they fill of a batch."""
+    query = select(*_HEAD).where(_WAITING, requests.c.priority == priority)
+    if after is not None:
+        query = query.where(tuple_(requests.c.created_at, requests.c.request_id) > tuple_(*after))
+    rows = connection.execute(query.order_by(requests.c.created_at, requests.c.request_id).limit(limit)).all()
+    sizes = _sizes(connection, [row.request_id for row in rows if row.model_id in batched])
+    return [_head(row, *sizes.get(row.request_id, (1, ""))) for row in rows]
+
+
+def view(connection: Connection, request_id: str) -> JobView | None:
+    found = history.one(connection, request_id)
+    if found is None:
+        return None
+    callback = select(payloads.c.callback_url).where(payloads.c.request_id == request_id)
+    return JobView(found, tags_of(connection, [request_id]).get(request_id, ()), connection.scalar(callback))
+
+
+def tags_of(connection: Connection, request_ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    query = select(tags).where(tags.c.request_id.in_(request_ids)).order_by(tags.c.request_id, tags.c.tag)
+    found: dict[str, tuple[str, ...]] = {}
+    for request_id, tag in connection.execute(query):
+        found[request_id] = (*found.get(request_id, ()), tag)
+    return found
+
+
+def result(connection: Connection, request_id: str) -> bytes | None:
+    return connection.scalar(select(results.c.body).where(results.c.request_id == request_id))
+
+
+def pictures_needed(connection: Connection) -> list[tuple[str, str]]:
+    """Request id and artifact, of open jobs."""
+    return [(request_id, artifact) for request_id, artifact in connection.execute(select(pictures))]
+
+
+_HEAD = (
+    requests.c.request_id,
+    requests.c.model_id,
+    requests.c.priority,
+    requests.c.created_at,
+    requests.c.deadline_at,
+)
+_TRY = tuple(attempts.c[name] for name in AttemptRecord._fields[1:])
+# As many parameters as every SQLite takes.
+_IN_ONE_QUERY = 900
+
+
+def _head(row: Row[*tuple[Any, ...]], rows: int, batch_key: str) -> RequestHead:
+    named = (row.request_id, row.model_id, row.priority, row.created_at, row.deadline_at)
+    return RequestHead(*named, rows, batch_key)
+
+
+def _sizes(connection: Connection, request_ids: Sequence[str]) -> dict[str, tuple[int, str]]:
+    found: dict[str, tuple[int, str]] = {}
+    for first in range(0, len(request_ids), _IN_ONE_QUERY):
+        some = payloads.c.request_id.in_(request_ids[first : first + _IN_ONE_QUERY])
+        rows = connection.execute(select(payloads.c.request_id, payloads.c.rows, payloads.c.batch_key).where(some))
+        found.update({request_id: (count, key) for request_id, count, key in rows})
+    return found
+
+
+def _begun(connection: Connection, request_id: str, replica_id: str, generation: int, at: float) -> JobStart:
+    mine = requests.c.request_id == request_id
+    joined = select(*_ACCEPTED, payloads.c.body).join(payloads, payloads.c.request_id == requests.c.request_id)
+    *accepted, body = connection.execute(joined.where(mine)).one()
+    tries = history.attempts_of(connection, request_id)
+    attempt = AttemptRecord(request_id, len(tries) + 1, replica_id, generation, at)
+    upsert_many(connection, attempts, [history.attempt_values(attempt)])
+    return JobStart(_accepted(accepted), body, attempt, tries)
+
+
+def _accepted(values: Sequence[Any]) -> RequestAccepted:
+    row = RequestAccepted(*values)
+    return row._replace(type=InferenceType(row.type), mode=Mode(row.mode))
+
+
+def _tell(connection: Connection, end: JobEnd) -> None:
+    """Make the callback due, where one was asked for."""
+    request_id = end.finished.accepted.request_id
+    asked = select(payloads.c.callback_url, payloads.c.callback_secret).where(payloads.c.request_id == request_id)
+    row = connection.execute(asked).one_or_none()
+    if row is not None and row.callback_url is not None:
+        at, secret = end.finished.finished_at, row.callback_secret
+        outbox.write(connection, request_id, row.callback_url, end.notice, at, secret)
+
+
+@cache
+def _insert(dialect: Dialect, table: Table) -> str:
+    return str(insert(table).compile(dialect=dialect, column_keys=list(table.columns.keys())))
