@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from sqlalchemy import ColumnElement, Connection, delete, func, select, tuple_
 
-from controlplane.store.tables import events, requests
+from controlplane.store.tables import events, idempotency, outbox, requests
 
 Sweep = Callable[[Connection], int]
 
@@ -15,8 +15,8 @@ Sweep = Callable[[Connection], int]
 _SWEEP_ROWS = 500
 
 
-def sweeps(connection: Connection, before: float, keep: int) -> list[Sweep]:
-    """The deletions that leave `keep` requests and events at most, none from before `before`.
+def sweeps(connection: Connection, before: float, keep: int, now: float) -> list[Sweep]:
+    """The deletions that leave `keep` requests and events at most, none from before `before`, and no key that is over.
 
     Each is to be run until it returns 0.
     """
@@ -27,7 +27,7 @@ def sweeps(connection: Connection, before: float, keep: int) -> list[Sweep]:
         place = tuple_(requests.c.created_at, requests.c.request_id)
         planned.append(_delete_requests((place <= tuple_(*first)) & requests.c.finished_at.is_not(None)))
     planned.append(_delete_events(_first_event_kept(connection, before, keep)))
-    return planned
+    return [*planned, _delete_callbacks(before), _delete_keys(now)]
 
 
 def _first_event_kept(connection: Connection, before: float, keep: int) -> int:
@@ -48,4 +48,16 @@ def _delete_requests(which: ColumnElement[bool]) -> Sweep:
 def _delete_events(first_kept: int) -> Sweep:
     some = select(events.c.id).where(events.c.id < first_kept).order_by(events.c.id).limit(_SWEEP_ROWS)
     statement = delete(events).where(events.c.id.in_(some))
+    return lambda connection: connection.execute(statement).rowcount
+
+
+def _delete_callbacks(before: float) -> Sweep:
+    some = select(outbox.c.request_id).where(outbox.c.ended_at < before).limit(_SWEEP_ROWS)
+    statement = delete(outbox).where(outbox.c.request_id.in_(some))
+    return lambda connection: connection.execute(statement).rowcount
+
+
+def _delete_keys(now: float) -> Sweep:
+    over = select(idempotency.c.client, idempotency.c.key).where(idempotency.c.expires_at <= now).limit(_SWEEP_ROWS)
+    statement = delete(idempotency).where(tuple_(idempotency.c.client, idempotency.c.key).in_(over))
     return lambda connection: connection.execute(statement).rowcount

@@ -251,7 +251,8 @@ class Store:
     async def prune(self, before: float, keep: int) -> int:
         """Delete ended requests and events older than `before`, or beyond the newest `keep` of each.
 
-        With them go the callbacks that ended before `before`, and idempotency keys whose time is over. Works in small transactions so that nobody waits long behind it; returns rows deleted.
+        With them go the callbacks that ended before `before`, and idempotency keys whose time is over.
+        Works in small transactions so that nobody waits long behind it; returns rows deleted.
         """
         removed = 0
         now = self._clock()
