@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from controlplane.core.model import Rules
+from controlplane.settings.callbacks_section import CallbackSettings
 from controlplane.settings.runtime_section import RuntimeSection
 from controlplane.settings.section import FilePath, Flag, KeyHash, Mebibytes, Seconds, Section, Whole
 
@@ -235,6 +236,8 @@ class ManagerFile(Section):
     """Where the pictures of results are kept, and for how long."""
     media: MediaSettings = Field(default_factory=MediaSettings)
     """Which pictures callers may send or name."""
+    callbacks: CallbackSettings = Field(default_factory=CallbackSettings)
+    """Callbacks: what jobs report to the addresses that their callers named."""
     engines: EngineSettings = Field(default_factory=EngineSettings)
     """Per engine kind."""
     runtime: RuntimeSection = Field(default_factory=RuntimeSection)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class DeliveryState(StrEnum):
@@ -20,17 +21,22 @@ class Hosts:
     without: frozenset[str] = frozenset()
 
 
+class DueHead(NamedTuple):
+    """A delivery whose time has come; `host` is host:port of its address."""
+
+    request_id: str
+    host: str
+
+
 @dataclass(frozen=True, slots=True)
-class DueDelivery:
-    """A delivery whose time has come. `tries` counts those that ended, `host` is host:port of the address."""
+class Delivery:
+    """What is to be delivered. `tries` counts those that ended."""
 
     request_id: str
     url: str
-    host: str
     secret_name: str | None
     body: bytes = field(repr=False)
     tries: int
-    created_at: float
 
 
 @dataclass(frozen=True, slots=True)

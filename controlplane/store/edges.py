@@ -12,11 +12,12 @@ from sqlalchemy import Connection
 from controlplane.ports import Clock
 from controlplane.store import history, idempotency, outbox
 from controlplane.store.deliveries import (
+    Delivery,
     DeliveryPage,
     DeliveryRecord,
     DeliveryState,
     DeliveryTry,
-    DueDelivery,
+    DueHead,
     Hosts,
 )
 from controlplane.store.idempotency import KeptAnswer
@@ -40,11 +41,15 @@ class Outbox:
         self._read = read
         self._clock = clock
 
-    async def due(self, hosts: Hosts, under_way: frozenset[str], limit: int) -> Sequence[DueDelivery]:
+    async def due(self, hosts: Hosts, under_way: frozenset[str], limit: int) -> Sequence[DueHead]:
         """Deliveries whose time has come, longest due first, less those `under_way`."""
         return await self._read(
             "read the callbacks", partial(outbox.due, now=self._clock(), hosts=hosts, under_way=under_way, limit=limit)
         )
+
+    async def load(self, request_id: str) -> Delivery | None:
+        """What to deliver; None when it has ended meanwhile."""
+        return await self._read("read the callback", partial(outbox.load, request_id=request_id))
 
     async def next_due_at(self) -> float | None:
         """When the next one will be due that is not yet."""

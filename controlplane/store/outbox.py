@@ -8,11 +8,12 @@ from sqlalchemy import Connection, Row, and_, insert, select, tuple_, update
 
 from controlplane.store import events, history
 from controlplane.store.deliveries import (
+    Delivery,
     DeliveryPage,
     DeliveryRecord,
     DeliveryState,
     DeliveryTry,
-    DueDelivery,
+    DueHead,
     Hosts,
 )
 from controlplane.store.records import Event
@@ -20,7 +21,7 @@ from controlplane.store.tables import outbox
 
 _PORTS = {"http": 80, "https": 443}
 _RECORD_COLUMNS = [outbox.c[field.name] for field in fields(DeliveryRecord)]
-_DUE_COLUMNS = [outbox.c[field.name] for field in fields(DueDelivery)]
+_TO_DELIVER = [outbox.c[field.name] for field in fields(Delivery)]
 
 
 def write(
@@ -51,10 +52,8 @@ def host_of(url: str) -> str:
     return f"{parts.hostname or ''}:{port}"
 
 
-def due(
-    connection: Connection, now: float, hosts: Hosts, under_way: frozenset[str], limit: int
-) -> Sequence[DueDelivery]:
-    """Up to `limit` deliveries of `hosts` whose time has come, longest due first, less those `under_way`."""
+def due(connection: Connection, now: float, hosts: Hosts, under_way: frozenset[str], limit: int) -> Sequence[DueHead]:
+    """Up to `limit` deliveries to `hosts` whose time has come, longest due first, less those `under_way`."""
     wanted = [outbox.c.due_at <= now]
     if hosts.among is not None:
         wanted.append(outbox.c.host.in_(hosts.among))
@@ -63,9 +62,15 @@ def due(
     if under_way:
         wanted.append(outbox.c.request_id.not_in(under_way))
     order = outbox.c.due_at, outbox.c.host, outbox.c.request_id
-    chosen = select(outbox.c.request_id).where(and_(*wanted)).order_by(*order).limit(limit)
-    query = select(*_DUE_COLUMNS).where(outbox.c.request_id.in_(chosen)).order_by(*order)
-    return [DueDelivery(**row._asdict()) for row in connection.execute(query)]
+    query = select(outbox.c.request_id, outbox.c.host).where(and_(*wanted)).order_by(*order).limit(limit)
+    return [DueHead(*row) for row in connection.execute(query)]
+
+
+def load(connection: Connection, request_id: str) -> Delivery | None:
+    """What to deliver; None when it has ended meanwhile."""
+    query = select(*_TO_DELIVER).where(outbox.c.request_id == request_id, outbox.c.due_at.is_not(None))
+    row = connection.execute(query).one_or_none()
+    return None if row is None else Delivery(**row._asdict())
 
 
 def next_due_at(connection: Connection, after: float) -> float | None:
