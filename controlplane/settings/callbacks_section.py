@@ -41,8 +41,8 @@ class CallbackSettings(Section):
     """Callbacks: what jobs report to the addresses that their callers named."""
 
     secrets: tuple[CallbackSecret, ...] = ()
-    """Secrets by name. Several of one name all sign, so that a secret can be changed. For callers without one of their \
-own: those named `default`, else the one in the file `callback_secret` in `state_dir`, made at the first start."""
+    """Secrets by name. Several of one name all sign, so that a secret can be changed. For callers without one of \
+their own: those named `default`, else the one in the file `callback_secret` in `state_dir`, made at the first start."""
     allow_private_addresses: Flag = False
     """true: callbacks may also go to this machine and to local networks (never link-local)."""
     timeout_seconds: Annotated[Seconds, Field(gt=0, le=300)] = 15.0
