@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from importlib import metadata
 from pathlib import Path
+from random import random
 
 import pynvml
 
@@ -17,8 +18,14 @@ from controlplane.api.context import Context
 from controlplane.core.batching import BatchRules, Mode, RowMemory, rules_for
 from controlplane.core.estimates import Estimate
 from controlplane.core.lifecycle import Backoff
+from controlplane.core.webhook import decoded_secret
 from controlplane.loop.actuator import Actuator
 from controlplane.loop.admission import Admission, DoorRules
+from controlplane.loop.callbacks.lanes import LaneRules, Lanes
+from controlplane.loop.callbacks.names import NameLookups
+from controlplane.loop.callbacks.post import Poster, PostRules
+from controlplane.loop.callbacks.secrets import Secrets, own_secret
+from controlplane.loop.callbacks.sender import CallbackSender, SenderRules
 from controlplane.loop.commands import Commands
 from controlplane.loop.dispatcher import Dispatcher
 from controlplane.loop.exchange import Surroundings
@@ -50,6 +57,7 @@ from controlplane.store.store import Store
 from engines.pictures.intake import Limits
 
 WAIT_TICK_SECONDS = 1.0
+_NAMES_AT_ONCE = 256
 _MIB = 1024 * 1024
 
 
@@ -70,6 +78,7 @@ class Service:
     rows: RowKeeper
     admission: Admission
     dispatcher: Dispatcher
+    callbacks: CallbackSender
     backoff: Backoff
 
 
@@ -96,8 +105,9 @@ async def assemble(settings: Settings, store: Store, clock: Clock) -> Service:
     admission = Admission(world, outlook, around, telemetry, _door_rules(settings, backoff))
     parts = Parts(world, dispatcher, actuator, rows, store, outlook, telemetry)
     media, commands = _media(settings, clock), Commands(world, store, inbox.poke)
+    callbacks = _callbacks(settings, store, telemetry, clock)
     return Service(
-        app=application(_context(settings, parts, admission, commands, media)),
+        app=application(_context(settings, parts, admission, commands, media, callbacks)),
         world=world,
         store=store,
         media=media,
@@ -110,6 +120,7 @@ async def assemble(settings: Settings, store: Store, clock: Clock) -> Service:
         rows=rows,
         admission=admission,
         dispatcher=dispatcher,
+        callbacks=callbacks,
         backoff=backoff,
     )
 
@@ -206,7 +217,24 @@ def _media(settings: Settings, clock: Clock) -> Media:
     )
 
 
-def _context(settings: Settings, parts: Parts, admission: Admission, commands: Commands, media: Media) -> Context:
+def _callbacks(settings: Settings, store: Store, telemetry: Telemetry, clock: Clock) -> CallbackSender:
+    """Raises ConfigError when the service's own secret cannot be read or made."""
+    rules, named = settings.callbacks, dict[str, list[bytes]]()
+    for each in rules.secrets:
+        named.setdefault(each.name, []).append(decoded_secret(each.secret.get_secret_value()))
+    secrets = Secrets(named, own_secret(settings.state_dir / "callback_secret"))
+    return CallbackSender(
+        store.outbox,
+        Poster(PostRules(rules.allow_private_addresses, rules.timeout_seconds), secrets, NameLookups(_NAMES_AT_ONCE)),
+        Lanes(LaneRules(rules.per_host)),
+        SenderRules(rules.patience, random, clock),
+        telemetry,
+    )
+
+
+def _context(
+    settings: Settings, parts: Parts, admission: Admission, commands: Commands, media: Media, callbacks: CallbackSender
+) -> Context:
     return Context(
         keyring=Keyring(settings.api_keys, settings.server.cors_origins),
         admission=admission,
@@ -215,6 +243,7 @@ def _context(settings: Settings, parts: Parts, admission: Admission, commands: C
         world=parts.world,
         store=parts.store,
         media=media,
+        callbacks=callbacks,
         telemetry=parts.telemetry,
         max_body_bytes=settings.server.max_body_mib * _MIB,
         cors_origins=settings.server.cors_origins,

@@ -76,6 +76,7 @@ async def _until_stopped(service: Service, server: Server, retention: Retention,
                 ("loop", service.loop.run()),
                 ("observer", service.observer.run()),
                 ("retention", retention.run()),
+                ("callbacks", service.callbacks.run()),
             )
         ]
         for task in background:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from controlplane.api.auth import Keyring
 from controlplane.loop.admission import Admission
+from controlplane.loop.callbacks.sender import CallbackSender
 from controlplane.loop.commands import Commands
 from controlplane.loop.outlook import Outlook
 from controlplane.loop.telemetry import Telemetry
@@ -21,6 +22,7 @@ class Context:
     world: World
     store: Store
     media: Media
+    callbacks: CallbackSender
     telemetry: Telemetry
     max_body_bytes: int
     cors_origins: tuple[str, ...]
