@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from conftest import SECRET, Desk
-from receiver import HANG, OK, receiving, status
+from callback_desk import SECRET, Desk
+from callback_receiver import HANG, OK, receiving, status
 
 from controlplane.loop.callbacks.lanes import LaneRules
 from controlplane.store.deliveries import DeliveryState
