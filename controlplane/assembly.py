@@ -7,6 +7,7 @@ from datetime import timedelta
 from importlib import metadata
 from pathlib import Path
 from random import random
+from typing import NamedTuple
 
 import pynvml
 
@@ -14,6 +15,7 @@ from adapters.base import EngineAdapter
 from adapters.registry import make_adapters
 from controlplane.api.app import Asgi, application
 from controlplane.api.auth import Keyring
+from controlplane.api.calls import Readers
 from controlplane.api.context import Context
 from controlplane.core.batching import BatchRules, Mode, RowMemory, rules_for
 from controlplane.core.estimates import Estimate
@@ -29,6 +31,7 @@ from controlplane.loop.callbacks.sender import CallbackSender, SenderRules
 from controlplane.loop.commands import Commands
 from controlplane.loop.dispatcher import Dispatcher
 from controlplane.loop.exchange import Surroundings
+from controlplane.loop.jobs.jobs import Jobs, JobSurroundings
 from controlplane.loop.launches import LaunchBook, Scalar
 from controlplane.loop.loop import Inbox, Loop, LoopRules, Parts
 from controlplane.loop.observer import Observer, ObserverRules
@@ -78,6 +81,7 @@ class Service:
     rows: RowKeeper
     admission: Admission
     dispatcher: Dispatcher
+    jobs: Jobs
     callbacks: CallbackSender
     backoff: Backoff
 
@@ -106,8 +110,11 @@ async def assemble(settings: Settings, store: Store, clock: Clock) -> Service:
     parts = Parts(world, dispatcher, actuator, rows, store, outlook, telemetry)
     media, commands = _media(settings, clock), Commands(world, store, inbox.poke)
     callbacks = _callbacks(settings, store, telemetry, clock)
+    readers = Readers(admission, media)
+    jobs = Jobs.make(JobSurroundings(around, admission, store, media.artifacts, telemetry, world), readers.prepare)
+    context = _context(settings, parts, _Orders(admission, commands, media, jobs, callbacks))
     return Service(
-        app=application(_context(settings, parts, admission, commands, media, callbacks)),
+        app=application(context, readers),
         world=world,
         store=store,
         media=media,
@@ -120,6 +127,7 @@ async def assemble(settings: Settings, store: Store, clock: Clock) -> Service:
         rows=rows,
         admission=admission,
         dispatcher=dispatcher,
+        jobs=jobs,
         callbacks=callbacks,
         backoff=backoff,
     )
@@ -232,18 +240,27 @@ def _callbacks(settings: Settings, store: Store, telemetry: Telemetry, clock: Cl
     )
 
 
-def _context(
-    settings: Settings, parts: Parts, admission: Admission, commands: Commands, media: Media, callbacks: CallbackSender
-) -> Context:
+class _Orders(NamedTuple):
+    """What the HTTP layer may ask for."""
+
+    admission: Admission
+    commands: Commands
+    media: Media
+    jobs: Jobs
+    callbacks: CallbackSender
+
+
+def _context(settings: Settings, parts: Parts, orders: _Orders) -> Context:
     return Context(
         keyring=Keyring(settings.api_keys, settings.server.cors_origins),
-        admission=admission,
-        commands=commands,
+        admission=orders.admission,
+        commands=orders.commands,
         outlook=parts.outlook,
         world=parts.world,
         store=parts.store,
-        media=media,
-        callbacks=callbacks,
+        media=orders.media,
+        jobs=orders.jobs,
+        callbacks=orders.callbacks,
         telemetry=parts.telemetry,
         max_body_bytes=settings.server.max_body_mib * _MIB,
         cors_origins=settings.server.cors_origins,

@@ -18,6 +18,7 @@ import uvloop
 from controlplane import logs
 from controlplane.assembly import Service, assemble, steady_clock
 from controlplane.loop import rejections
+from controlplane.loop.jobs.recovery import Backlog
 from controlplane.loop.retention import Retention
 from controlplane.loop.shutdown import stop_replicas
 from controlplane.server import Server, listen, stop_signals
@@ -49,12 +50,13 @@ async def _serve(settings: Settings, keep_engines: bool) -> None:
             service = await assemble(settings, store, clock)
             await service.observer.measure()
             await service.recovery.run()
+            backlog = await service.jobs.recovery.run()
             server = Server(service.app, bound)
             _calm_collector()
             host, port = bound.getsockname()[:2]
             log.info("listening", url=f"http://{host}:{port}", models=len(settings.models), pid=os.getpid())
             retention = Retention(store, service.media.artifacts, settings.retention, clock)
-            await _until_stopped(service, server, retention, keep_engines)
+            await _until_stopped(service, server, (retention, backlog), keep_engines)
         finally:
             await store.close()
     log.info("stopped")
@@ -67,7 +69,10 @@ def _calm_collector() -> None:
     gc.set_threshold(_COLLECT_EVERY, 20, 20)
 
 
-async def _until_stopped(service: Service, server: Server, retention: Retention, keep_engines: bool) -> None:
+async def _until_stopped(
+    service: Service, server: Server, upkeep: tuple[Retention, Backlog], keep_engines: bool
+) -> None:
+    retention, backlog = upkeep
     signals = _Signals()
     with stop_signals(signals.count):
         background = [
@@ -76,6 +81,7 @@ async def _until_stopped(service: Service, server: Server, retention: Retention,
                 ("loop", service.loop.run()),
                 ("observer", service.observer.run()),
                 ("retention", retention.run()),
+                ("backlog", backlog.run()),
                 ("callbacks", service.callbacks.run()),
             )
         ]
@@ -123,8 +129,9 @@ class _Signals:
 async def _finish_calls(service: Service, signals: _Signals) -> None:
     """What has a slot may finish; who still waits is told to come back."""
     service.admission.close()
-    service.dispatcher.refuse_all(rejections.closing())
+    service.dispatcher.close(rejections.closing())
     await _unless_insisted(service.admission.drained(DRAIN.total_seconds()), signals)
+    await service.jobs.runner.close()
 
 
 async def _stop_engines(service: Service) -> None:

@@ -6,6 +6,7 @@ from controlplane.api.auth import Keyring
 from controlplane.loop.admission import Admission
 from controlplane.loop.callbacks.sender import CallbackSender
 from controlplane.loop.commands import Commands
+from controlplane.loop.jobs.jobs import Jobs
 from controlplane.loop.outlook import Outlook
 from controlplane.loop.telemetry import Telemetry
 from controlplane.loop.world import World
@@ -22,6 +23,7 @@ class Context:
     world: World
     store: Store
     media: Media
+    jobs: Jobs
     callbacks: CallbackSender
     telemetry: Telemetry
     max_body_bytes: int

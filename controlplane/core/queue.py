@@ -80,6 +80,13 @@ class WaitQueue:
         del self._heads[request_id], self._keys[request_id]
         return head
 
+    def clear(self) -> None:
+        """Nobody waits any more."""
+        self._heads.clear()
+        self._keys.clear()
+        self._lines.clear()
+        self._deadlines.clear()
+
     def waiting(self, model_id: str) -> int:
         line = self._lines.get(model_id)
         return len(line) if line else 0

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Dialect, Row, Table, delete, func, insert, select, tuple_, update
 
-from controlplane.core.model import InferenceType, RequestHead, RequestStatus
+from controlplane.core.model import InferenceType, Outcome, RequestHead, RequestStatus
 from controlplane.store import history, idempotency, outbox
 from controlplane.store.records import AttemptRecord, JobDraft, JobEnd, JobStart, JobView, Mode, RequestAccepted
 from controlplane.store.tables import attempts, payloads, pictures, requests, results, tags
@@ -23,10 +23,11 @@ _ACCEPTED = [requests.c[name] for name in RequestAccepted._fields]
 
 
 class InFlight(NamedTuple):
-    """A job that ran when the last life ended, and where."""
+    """A job that has a try under way, and how the earlier ones ended."""
 
     head: RequestHead
     attempt: AttemptRecord
+    outcomes: tuple[Outcome | None, ...]
 
 
 def accept(connection: Connection, draft: JobDraft) -> str:
@@ -95,8 +96,8 @@ def in_flight(connection: Connection) -> list[InFlight]:
     unfinished = (attempts.c.request_id == requests.c.request_id) & attempts.c.finished_at.is_(None)
     query = select(*_HEAD, payloads.c.rows, payloads.c.batch_key, *_TRY).join(attempts, unfinished)
     query = query.join(payloads, payloads.c.request_id == requests.c.request_id).where(_RUNNING)
-    found = connection.execute(query.order_by(attempts.c.started_at, requests.c.request_id))
-    return [InFlight(_head(row, row.rows, row.batch_key), AttemptRecord(row.request_id, *row[7:])) for row in found]
+    found = connection.execute(query.order_by(attempts.c.started_at, requests.c.request_id)).all()
+    return [_in_flight(connection, row) for row in found]
 
 
 def waiting_classes(connection: Connection) -> dict[int, int]:
@@ -121,8 +122,10 @@ def view(connection: Connection, request_id: str) -> JobView | None:
     found = history.one(connection, request_id)
     if found is None:
         return None
-    callback = select(payloads.c.callback_url).where(payloads.c.request_id == request_id)
-    return JobView(found, tags_of(connection, [request_id]).get(request_id, ()), connection.scalar(callback))
+    columns = payloads.c.callback_url, payloads.c.rows, payloads.c.batch_key
+    payload = connection.execute(select(*columns).where(payloads.c.request_id == request_id)).one_or_none()
+    named = tags_of(connection, [request_id]).get(request_id, ())
+    return JobView(found, named, *((None, 1, "") if payload is None else payload))
 
 
 def tags_of(connection: Connection, request_ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -166,6 +169,12 @@ def _sizes(connection: Connection, request_ids: Sequence[str]) -> dict[str, tupl
         rows = connection.execute(select(payloads.c.request_id, payloads.c.rows, payloads.c.batch_key).where(some))
         found.update({request_id: (count, key) for request_id, count, key in rows})
     return found
+
+
+def _in_flight(connection: Connection, row: Row[*tuple[Any, ...]]) -> InFlight:
+    attempt = AttemptRecord(row.request_id, *row[7:])
+    earlier = [each.outcome for each in history.attempts_of(connection, row.request_id) if each.n != attempt.n]
+    return InFlight(_head(row, row.rows, row.batch_key), attempt, tuple(earlier))
 
 
 def _begun(connection: Connection, request_id: str, replica_id: str, generation: int, at: float) -> JobStart:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
-from controlplane.core.model import InferenceType, Outcome, ReplicaState, RequestStatus
+from controlplane.core.model import InferenceType, Outcome, ReplicaState, RequestHead, RequestStatus
 
 JsonValue = None | bool | int | float | str | list["JsonValue"] | Mapping[str, "JsonValue"]
 
@@ -134,15 +134,6 @@ class JobEnd:
 
 
 @dataclass(frozen=True, slots=True)
-class JobView:
-    """A job's row, its attempts and its tags; `callback_url` while it is open."""
-
-    history: "RequestHistory"
-    tags: tuple[str, ...]
-    callback_url: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class RequestRecord:
     """One row of the request history; `attempts` counts the tries."""
 
@@ -176,6 +167,29 @@ class RequestHistory:
 
     request: RequestRecord
     attempts: tuple[AttemptRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class JobView:
+    """A job's row, its attempts and its tags. What belongs to its payload is there while it is open."""
+
+    history: RequestHistory
+    tags: tuple[str, ...]
+    callback_url: str | None
+    rows: int
+    batch_key: str
+
+    @property
+    def head(self) -> RequestHead:
+        row = self.history.request
+        return RequestHead(
+            *(row.request_id, row.model_id, row.priority, row.created_at, row.deadline_at), self.rows, self.batch_key
+        )
+
+    @property
+    def accepted(self) -> RequestAccepted:
+        """The part of the row that never changes, but for the priority."""
+        return RequestAccepted(*(getattr(self.history.request, name) for name in RequestAccepted._fields))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,103 @@
+"""Accepted means done: jobs outlive SIGKILL of the control plane and of engines, each with one outcome."""
+
+import random
+
+from jobs import done, ended, in_status, look, result, submit
+from service import Serve, model, until
+from unified import DRAW, TEXT
+
+from engines.simulated.text import expected_answer
+
+SLOW = {"tokens_per_second": 20}
+
+
+async def test_jobs_outlive_the_control_plane(serve: Serve) -> None:
+    """SIGKILL with one running and others waiting: the next life ends all of them, in their order, each once."""
+    service = await serve(model("a", slots=1, script={"tokens_per_second": 30}))
+    prompts = [f"number {n}" for n in range(4)]
+    ids = [await submit(service, TEXT, prompt=prompt, parameters={"max_tokens": 30}) for prompt in prompts]
+    await in_status(service, ids[0], "processing")
+
+    await service.restart()
+    results = [await done(service, request_id) for request_id in ids]
+
+    assert [each["text"] for each in results] == [expected_answer(prompt, 30) for prompt in prompts]
+    views = [await look(service, request_id) for request_id in ids]
+    starts = [view["tries"][-1]["started_at"] for view in views]
+    assert starts == sorted(starts)
+    assert [each["outcome"] for each in views[0]["tries"]] == ["interrupted", "succeeded"]
+    assert all(len(view["tries"]) == 1 for view in views[1:])
+
+
+async def test_an_engine_that_dies_costs_a_job_nothing(serve: Serve) -> None:
+    """The engine is killed while it works on a job: the job runs again and succeeds, without a failed try."""
+    service = await serve(model("a", script=SLOW))
+    request_id = await submit(service, TEXT, prompt="again", parameters={"max_tokens": 40})
+    await in_status(service, request_id, "processing")
+    for process in service.engines("a-0"):
+        process.kill()
+
+    assert (await done(service, request_id))["text"] == expected_answer("again", 40)
+    assert [each["outcome"] for each in (await look(service, request_id))["tries"]] == ["interrupted", "succeeded"]
+
+
+async def test_what_kills_every_engine_is_given_up(serve: Serve) -> None:
+    """A job whose engine dies at every try ends as failed after the fifth, and the next one is served."""
+    crash = {"faults": [{"kind": "crash", "token": 2}]}
+    service = await serve(model("a", script=crash))
+    request_id = await submit(service, TEXT, prompt="poison", parameters={"max_tokens": 5})
+
+    view = await ended(service, request_id)
+
+    assert (view["status"], view["error_code"]) == ("failed", "interrupted_too_often")
+    assert [each["outcome"] for each in view["tries"]] == ["interrupted"] * 5
+    assert (await result(service, request_id, 500))["error"]["code"] == "interrupted_too_often"
+
+
+async def test_what_the_engine_refuses_fails_at_once(serve: Serve) -> None:
+    """An error that trying again cannot mend is the result, after one try."""
+    service = await serve(model("a"))
+    request_id = await submit(service, TEXT, prompt="x", parameters={"max_tokens": -1})
+
+    view = await ended(service, request_id)
+
+    assert (view["status"], view["attempts"]) == ("failed", 1)
+    assert (await result(service, request_id, 400))["error"]["param"] == "parameters.max_tokens"
+
+
+SEED = 6
+
+
+async def test_random_kills_lose_and_double_nothing(serve: Serve) -> None:
+    """Eight SIGKILLs at moments drawn from a seed, with swaps and engines killed too: every job ends once."""
+    script = {"load_seconds": 0.2, "tokens_per_second": 200, "steps_per_second": 100, "memory_mib": 10}
+    service = await serve(
+        *(model(name, mib=400, slots=2, script=script) for name in ("a", "b")),
+        model("c", mib=400, slots=2, model_type="text2image", script=script),
+    )
+    draw = random.Random(SEED)
+    accepted: dict[str, str] = {}
+    for life in range(8):
+        for n in range(draw.randint(2, 6)):
+            prompt, name = f"life {life} job {n}", draw.choice(["a", "b", "c"])
+            path, parameters = (DRAW, {"steps": 5}) if name == "c" else (TEXT, {"max_tokens": 10})
+            request_id = await submit(service, path, model=name, prompt=prompt, parameters=parameters)
+            accepted[request_id] = prompt
+        wanted = draw.randint(0, len(accepted))
+        if draw.random() < 0.5:
+            await until(lambda wanted=wanted: _so_many_ended(service, wanted), what=f"{wanted} ended")
+        if draw.random() < 0.5:
+            for process in service.engines():
+                process.kill()
+        await service.restart()
+
+    views = [await ended(service, request_id) for request_id in accepted]
+
+    assert {view["status"] for view in views} == {"complete"}
+    rows = await service.journal()
+    assert sorted(row["request_id"] for row in rows) == sorted(accepted)
+
+
+async def _so_many_ended(service: Serve, wanted: int) -> bool:
+    rows = await service.journal()  # type: ignore[attr-defined]
+    return sum(row["outcome"] is not None for row in rows) >= wanted
