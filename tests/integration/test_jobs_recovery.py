@@ -42,7 +42,7 @@ async def test_an_engine_that_dies_costs_a_job_nothing(serve: Serve) -> None:
 
 
 async def test_what_kills_every_engine_is_given_up(serve: Serve) -> None:
-    """A job whose engine dies at every try ends as failed after the fifth, and the next one is served."""
+    """A job whose engine dies at every try ends as failed after the fifth."""
     crash = {"faults": [{"kind": "crash", "token": 2}]}
     service = await serve(model("a", script=crash))
     request_id = await submit(service, TEXT, prompt="poison", parameters={"max_tokens": 5})

@@ -12,7 +12,7 @@ import structlog
 
 from adapters.errors import EngineDied, EngineTimeout, EngineUnreachable
 from controlplane.core.model import Outcome, RequestHead
-from controlplane.core.tries import may_be_tried
+from controlplane.core.tries import MAX_INTERRUPTED, may_be_tried
 from controlplane.errors import RequestRejected, StoreFailure
 from controlplane.loop import rejections
 from controlplane.loop.admission import Admission
@@ -195,7 +195,7 @@ class JobRunner:
         except RequestRejected as exc:
             return self._failed(start, exchange, form, exc)
         except asyncio.CancelledError:
-            return self._interrupted(start, exchange, form)
+            return self._interrupted(start, exchange)
         exchange.close(Outcome.SUCCEEDED)
         return _Over(self._ended(start, Outcome.SUCCEEDED), answer.body)
 
@@ -214,16 +214,18 @@ class JobRunner:
             # An engine that died is looked after anyway; one that lives needs time.
             pause = 0.0 if outcome is Outcome.INTERRUPTED else PAUSE_SECONDS
             return _Again(attempt._replace(n=start.attempt.n, outcome=outcome), pause)
+        if outcome is Outcome.INTERRUPTED:
+            error = rejections.interrupted_for_good(MAX_INTERRUPTED)
         exchange.close(Outcome.FAILED, error, error.error.status)
         return _Over(self._ended(start, outcome), form.failure(error))
 
-    def _interrupted(self, start: JobStart, exchange: Exchange, form: AnswerForm) -> "_Over | _Again":
+    def _interrupted(self, start: JobStart, exchange: Exchange) -> "_Over | _Again":
         why = self._running[start.accepted.request_id].cancelled
         if why is None:
             attempt = exchange.give_up(Outcome.CANCELLED, "the service was stopped")
             return _Again(attempt._replace(n=start.attempt.n))
         exchange.close(Outcome.CANCELLED, why, _CANCELLED_STATUS)
-        return _Over(self._ended(start, Outcome.CANCELLED), form.failure(why))
+        return _Over(self._ended(start, Outcome.CANCELLED), None)
 
     def _ended(self, start: JobStart, outcome: Outcome) -> RequestFinished:
         """What the exchange noted, with the number and the outcome that its try has among all."""
