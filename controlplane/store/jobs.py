@@ -30,25 +30,19 @@ class InFlight(NamedTuple):
     outcomes: tuple[Outcome | None, ...]
 
 
-def accept(connection: Connection, draft: JobDraft) -> str:
-    """Write a new job, pending; its id, or that of the job its idempotency key stands for already. Raises KeyReused.
+def accept(connection: Connection, drafts: Sequence[JobDraft]) -> list[str]:
+    """Write new jobs, pending; the id of each, or that of the job its key stands for already. Raises KeyReused.
 
     Values go to the driver as they are, because every accept pays for this.
     """
-    callback, request_id = draft.callback, draft.accepted.request_id
-    if draft.idempotency is not None:
-        stands_for = idempotency.claim(connection, draft.idempotency, request_id, draft.accepted.created_at)
-        if stands_for != request_id:
-            return stands_for
-    connection.exec_driver_sql(_insert(connection.dialect, requests), history.pending_values(draft.accepted))
-    payload = (request_id, draft.rows, draft.batch_key, callback and callback.url, callback and callback.secret_name)
-    connection.exec_driver_sql(_insert(connection.dialect, payloads), (*payload, draft.payload))
-    if draft.pictures:
-        named = [{"request_id": request_id, "artifact": name} for name in sorted(set(draft.pictures))]
-        connection.execute(insert(pictures), named)
-    if draft.tags:
-        connection.execute(insert(tags), [{"request_id": request_id, "tag": tag} for tag in sorted(set(draft.tags))])
-    return request_id
+    ids = [_claimed(connection, draft) for draft in drafts]
+    new = [draft for draft, request_id in zip(drafts, ids, strict=True) if request_id == draft.accepted.request_id]
+    if new:
+        _insert_many(connection, requests, [history.pending_values(draft.accepted) for draft in new])
+        _insert_many(connection, payloads, [_payload_values(draft) for draft in new])
+        _insert_many(connection, pictures, [(d.accepted.request_id, name) for d in new for name in set(d.pictures)])
+        _insert_many(connection, tags, [(d.accepted.request_id, tag) for d in new for tag in set(d.tags)])
+    return ids
 
 
 def start(connection: Connection, request_id: str, replica_id: str, generation: int, at: float) -> JobStart | None:
@@ -78,8 +72,7 @@ def finish(connection: Connection, end: JobEnd) -> bool:
     if row.attempts:
         upsert_many(connection, attempts, [history.attempt_values(each) for each in row.attempts])
     if end.result is not None:
-        values = (row.accepted.request_id, end.result)
-        connection.exec_driver_sql(_insert(connection.dialect, results), values)
+        _insert_many(connection, results, [(row.accepted.request_id, end.result)])
     _tell(connection, end)
     connection.execute(delete(payloads).where(payloads.c.request_id == row.accepted.request_id))
     return True
@@ -200,6 +193,26 @@ def _tell(connection: Connection, end: JobEnd) -> None:
     if row is not None and row.callback_url is not None:
         at, secret = end.finished.finished_at, row.callback_secret
         outbox.write(connection, request_id, row.callback_url, end.notice, at, secret)
+
+
+def _claimed(connection: Connection, draft: JobDraft) -> str:
+    accepted = draft.accepted
+    if draft.idempotency is None:
+        return accepted.request_id
+    return idempotency.claim(connection, draft.idempotency, accepted.request_id, accepted.created_at)
+
+
+def _payload_values(draft: JobDraft) -> tuple[object, ...]:
+    """In the order of the columns."""
+    callback = draft.callback
+    told = (callback.url, callback.secret_name) if callback is not None else (None, None)
+    return (draft.accepted.request_id, draft.rows, draft.batch_key, *told, draft.payload)
+
+
+def _insert_many(connection: Connection, table: Table, rows: list[tuple[Any, ...]]) -> None:
+    """Plain rows, in the order of the table's columns."""
+    if rows:
+        connection.exec_driver_sql(_insert(connection.dialect, table), rows)
 
 
 @cache

@@ -15,12 +15,12 @@ from sqlalchemy import Connection
 from controlplane.core.model import Intent, RequestHead
 from controlplane.ports import Clock
 from controlplane.store import events, history, intents, jobs, load_times, replicas, retention
-from controlplane.store.database import Database
+from controlplane.store.acceptance import Acceptance
+from controlplane.store.database import Database, Place, opened
 from controlplane.store.edges import Keys, Outbox
 from controlplane.store.errors import mapped
 from controlplane.store.jobs import InFlight
 from controlplane.store.journal import Journal
-from controlplane.store.lock import StoreLock
 from controlplane.store.records import (
     AttemptRecord,
     Event,
@@ -56,12 +56,12 @@ class Store:
     Every method may raise StoreFailure; then nothing of that call took effect.
     """
 
-    def __init__(self, database: Database, lock: StoreLock, clock: Clock, limits: JournalLimits) -> None:
+    def __init__(self, database: Database, clock: Clock, limits: JournalLimits) -> None:
         self._database = database
-        self._lock = lock
         self._clock = clock
         self._writer = Writer(database.writing)
         self._journal = Journal(self._writer, limits)
+        self._acceptance = Acceptance(self._writer)
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="store-reader")
         self.outbox = Outbox(self._writer, self._read, clock)
         self.keys = Keys(self._writer, self._read, clock)
@@ -69,25 +69,20 @@ class Store:
     @classmethod
     async def open(
         cls,
-        path: Path,
+        place: Place,
         *,
         holder: str,
         clock: Clock,
         wait_seconds: float = 0.0,
         limits: JournalLimits | None = None,
     ) -> Self:
-        """Take the store at `path` for `holder` and bring its schema up to date.
+        """Take the store at `place` for `holder` and bring its schema up to date.
 
         Raises StoreHeld naming the other holder once `wait_seconds` have passed, and
         StoreFailure when the file is no store, or was written by a newer version.
         """
-        lock = await StoreLock.take(path.with_name(path.name + ".lock"), holder, clock(), wait_seconds)
-        try:
-            database = await asyncio.to_thread(Database.open, path)
-        except BaseException:
-            lock.release()
-            raise
-        return cls(database, lock, clock, limits or JournalLimits())
+        database = await opened(place, holder, clock(), wait_seconds)
+        return cls(database, clock, limits or JournalLimits())
 
     async def close(self) -> None:
         """Write what the journal holds, then let go of the files and the lock.
@@ -100,7 +95,6 @@ class Store:
             await self._writer.close()
             await asyncio.to_thread(self._readers.shutdown)
             await asyncio.to_thread(self._database.close)
-            self._lock.release()
 
     @property
     def healthy(self) -> bool:
@@ -184,7 +178,7 @@ class Store:
 
         Fails with KeyReused when the key stands for other work. A write that has begun cannot be taken back.
         """
-        return self._writer.submit(lambda connection: jobs.accept(connection, draft))
+        return self._acceptance.submit(draft)
 
     async def start_job(self, request_id: str, replica_id: str, generation: int) -> JobStart | None:
         """Begin the next try of a waiting job there; None when it is not waiting any more."""
