@@ -17,7 +17,7 @@ from pathlib import Path
 
 from controlplane.core.model import InferenceType, Outcome
 from controlplane.store import history
-from controlplane.store.database import Database
+from controlplane.store.database import Database, opened
 from controlplane.store.records import AttemptRecord, JournalLimits, RequestAccepted, RequestFinished
 from controlplane.store.store import Store
 from controlplane.store.writer import Writer
@@ -73,7 +73,7 @@ async def group_commits(writer: Writer, source: Iterator[RequestAccepted], tasks
 
 async def commit_rates(folder: Path, seconds: float, rounds: int) -> dict[str, float]:
     """The median rate of each way to commit, measured in turns on one database."""
-    database = Database.open(folder / "commits.db")
+    database = await opened(folder / "commits.db", "benchmark", time.time(), 0.0)
     writer, source = Writer(database.writing), calls()
 
     async def alone(measure: Callable[[], float]) -> float:

@@ -8,8 +8,10 @@ import asyncio
 import contextlib
 import gc
 import os
+import socket
 from collections.abc import Coroutine
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -21,6 +23,7 @@ from controlplane.loop import rejections
 from controlplane.loop.jobs.recovery import Backlog
 from controlplane.loop.retention import Retention
 from controlplane.loop.shutdown import stop_replicas
+from controlplane.ports import Clock
 from controlplane.server import Server, listen, stop_signals
 from controlplane.settings import Settings
 from controlplane.store.store import Store
@@ -30,6 +33,7 @@ log = structlog.get_logger(__name__)
 DRAIN = timedelta(seconds=30)
 _SAME_WISH_SECONDS = 1.0
 _COLLECT_EVERY = 50_000
+_SERVER_NOTICES_SECONDS = 5.0
 
 
 def serve(settings: Settings, *, keep_engines: bool = False) -> None:
@@ -44,8 +48,7 @@ async def _serve(settings: Settings, keep_engines: bool) -> None:
     bound = listen(settings.server.host, settings.server.port)
     with contextlib.closing(bound):
         settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        holder = f"inferctl serve, pid {os.getpid()}"
-        store = await Store.open(settings.state_dir / "store.sqlite", holder=holder, clock=clock)
+        store = await _opened_store(settings, clock)
         try:
             service = await assemble(settings, store, clock)
             await service.observer.measure()
@@ -60,6 +63,15 @@ async def _serve(settings: Settings, keep_engines: bool) -> None:
         finally:
             await store.close()
     log.info("stopped")
+
+
+async def _opened_store(settings: Settings, clock: Clock) -> Store:
+    place = settings.store_place
+    # The host's name: the file lock tells it by itself, a server knows only where a connection comes from.
+    holder = f"inferctl serve, pid {os.getpid()}" + ("" if isinstance(place, Path) else f" on {socket.gethostname()}")
+    # A server sees a moment later than a kernel that the last holder has ended.
+    wait_seconds = 0.0 if isinstance(place, Path) else _SERVER_NOTICES_SECONDS
+    return await Store.open(place, holder=holder, clock=clock, wait_seconds=wait_seconds)
 
 
 def _calm_collector() -> None:
