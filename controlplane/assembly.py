@@ -109,10 +109,9 @@ async def assemble(settings: Settings, store: Store, clock: Clock) -> Service:
     admission = Admission(world, outlook, around, telemetry, _door_rules(settings, backoff))
     parts = Parts(world, dispatcher, actuator, rows, store, outlook, telemetry)
     media, commands = _media(settings, clock), Commands(world, store, inbox.poke)
-    callbacks = _callbacks(settings, store, telemetry, clock)
-    readers = Readers(admission, media)
+    readers = Readers(admission, media, private_callbacks=settings.callbacks.allow_private_addresses)
     jobs = Jobs.make(JobSurroundings(around, admission, store, media.artifacts, telemetry, world), readers.prepare)
-    context = _context(settings, parts, _Orders(admission, commands, media, jobs, callbacks))
+    context = _context(settings, parts, _Orders(admission, commands, media, jobs))
     return Service(
         app=application(context, readers),
         world=world,
@@ -128,7 +127,7 @@ async def assemble(settings: Settings, store: Store, clock: Clock) -> Service:
         admission=admission,
         dispatcher=dispatcher,
         jobs=jobs,
-        callbacks=callbacks,
+        callbacks=_callbacks(settings, store, telemetry, clock),
         backoff=backoff,
     )
 
@@ -247,7 +246,6 @@ class _Orders(NamedTuple):
     commands: Commands
     media: Media
     jobs: Jobs
-    callbacks: CallbackSender
 
 
 def _context(settings: Settings, parts: Parts, orders: _Orders) -> Context:
@@ -260,7 +258,6 @@ def _context(settings: Settings, parts: Parts, orders: _Orders) -> Context:
         store=parts.store,
         media=orders.media,
         jobs=orders.jobs,
-        callbacks=orders.callbacks,
         telemetry=parts.telemetry,
         max_body_bytes=settings.server.max_body_mib * _MIB,
         cors_origins=settings.server.cors_origins,

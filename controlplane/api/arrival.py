@@ -12,13 +12,17 @@ def _nowhere() -> str:
 
 
 class Arrival(NamedTuple):
-    """`base` gives our address as the caller knows it. `upload`: the picture of a job, whose body is JSON always."""
+    """`base` gives our address as the caller knows it.
+
+    `begun`: it is a job that was accepted before; `upload` is its picture, and its body is JSON always.
+    """
 
     path: str
     headers: Mapping[bytes, bytes]
     body: bytes
     client: str | None
     base: Callable[[], str] = _nowhere
+    begun: bool = False
     upload: bytes | None = None
 
 

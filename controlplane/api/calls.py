@@ -26,8 +26,8 @@ from controlplane.media.media import Media
 class Readers:
     """Every path of a call that makes work, with its reader."""
 
-    def __init__(self, admission: Admission, media: Media) -> None:
-        unified = UnifiedReader(admission, media)
+    def __init__(self, admission: Admission, media: Media, *, private_callbacks: bool) -> None:
+        unified = UnifiedReader(admission, media, private_callbacks=private_callbacks)
         self.by_path: Mapping[str, Reader] = {
             **dict.fromkeys(ENGINE_PATHS, EngineReader(admission, media)),
             **dict.fromkeys(IMAGE_PATHS, ImageReader(admission, media)),
@@ -36,7 +36,7 @@ class Readers:
 
     async def prepare(self, call: JobCall, upload: bytes | None) -> Prepared:
         """The call of a job, as it would have come over the wire. Raises RequestRejected."""
-        return await self.by_path[call.path].read(Arrival(call.path, {}, call.body, None, upload=upload))
+        return await self.by_path[call.path].read(Arrival(call.path, {}, call.body, None, begun=True, upload=upload))
 
     def refusal(self, path: str, rejection: RequestRejected) -> bytes:
         """The body for who is refused before there is a request."""

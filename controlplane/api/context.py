@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from controlplane.api.auth import Keyring
 from controlplane.loop.admission import Admission
-from controlplane.loop.callbacks.sender import CallbackSender
 from controlplane.loop.commands import Commands
 from controlplane.loop.jobs.jobs import Jobs
 from controlplane.loop.outlook import Outlook
@@ -24,7 +23,6 @@ class Context:
     store: Store
     media: Media
     jobs: Jobs
-    callbacks: CallbackSender
     telemetry: Telemetry
     max_body_bytes: int
     cors_origins: tuple[str, ...]

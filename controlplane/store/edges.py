@@ -27,6 +27,10 @@ from controlplane.store.writer import Writer
 T = TypeVar("T")
 
 
+def _unheard() -> None:
+    """Before anybody delivers."""
+
+
 class Read(Protocol):
     async def __call__(self, action: str, query: Callable[[Connection], T]) -> T:
         """Run a query away from the event loop; `action` words its failure."""
@@ -40,6 +44,8 @@ class Outbox:
         self._writer = writer
         self._read = read
         self._clock = clock
+        self.on_due: Callable[[], None] = _unheard
+        """Called when something was written that is due at once."""
 
     async def due(self, hosts: Hosts, under_way: frozenset[str], limit: int) -> Sequence[DueHead]:
         """Deliveries whose time has come, longest due first, less those `under_way`."""
@@ -61,7 +67,9 @@ class Outbox:
 
     async def resend(self, request_id: str) -> DeliveryRecord | None:
         """Make a dead delivery due again; one that is not dead stays as it is. None: there is no such."""
-        return await self._writer.commit(partial(outbox.resend, request_id=request_id, at=self._clock()))
+        found = await self._writer.commit(partial(outbox.resend, request_id=request_id, at=self._clock()))
+        self.on_due()
+        return found
 
     async def one(self, request_id: str) -> DeliveryRecord | None:
         return await self._read("read the callback", partial(outbox.one, request_id=request_id))

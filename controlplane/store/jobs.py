@@ -22,6 +22,13 @@ _RUNNING = _OPEN & (requests.c.status == RequestStatus.PROCESSING.value)
 _ACCEPTED = [requests.c[name] for name in RequestAccepted._fields]
 
 
+class Finished(NamedTuple):
+    """Whether this was the end of a job, and whether a callback is due because of it."""
+
+    ended: bool
+    told: bool
+
+
 class InFlight(NamedTuple):
     """A job that has a try under way, and how the earlier ones ended."""
 
@@ -63,19 +70,19 @@ def put_back(connection: Connection, attempt: AttemptRecord) -> bool:
     return True
 
 
-def finish(connection: Connection, end: JobEnd) -> bool:
-    """Write the outcome with everything that hangs on it; False when the job is not open any more."""
+def finish(connection: Connection, end: JobEnd) -> Finished:
+    """Write the outcome with everything that hangs on it, unless the job is not open any more."""
     row = end.finished
     changed = update(requests).where(_OPEN, requests.c.request_id == row.accepted.request_id)
     if connection.execute(changed.values(history.outcome_values(row))).rowcount == 0:
-        return False
+        return Finished(ended=False, told=False)
     if row.attempts:
         upsert_many(connection, attempts, [history.attempt_values(each) for each in row.attempts])
     if end.result is not None:
         _insert_many(connection, results, [(row.accepted.request_id, end.result)])
-    _tell(connection, end)
+    told = _tell(connection, end)
     connection.execute(delete(payloads).where(payloads.c.request_id == row.accepted.request_id))
-    return True
+    return Finished(ended=True, told=told)
 
 
 def set_priority(connection: Connection, request_id: str, priority: int) -> bool:
@@ -185,14 +192,16 @@ def _accepted(values: Sequence[Any]) -> RequestAccepted:
     return row._replace(type=InferenceType(row.type), mode=Mode(row.mode))
 
 
-def _tell(connection: Connection, end: JobEnd) -> None:
-    """Make the callback due, where one was asked for."""
+def _tell(connection: Connection, end: JobEnd) -> bool:
+    """Make the callback due; False where none was asked for."""
     request_id = end.finished.accepted.request_id
     asked = select(payloads.c.callback_url, payloads.c.callback_secret).where(payloads.c.request_id == request_id)
     row = connection.execute(asked).one_or_none()
-    if row is not None and row.callback_url is not None:
-        at, secret = end.finished.finished_at, row.callback_secret
-        outbox.write(connection, request_id, row.callback_url, end.notice, at, secret)
+    if row is None or row.callback_url is None:
+        return False
+    at, secret = end.finished.finished_at, row.callback_secret
+    outbox.write(connection, request_id, row.callback_url, end.notice, at, secret)
+    return True
 
 
 def _claimed(connection: Connection, draft: JobDraft) -> str:

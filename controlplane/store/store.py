@@ -191,7 +191,10 @@ class Store:
 
     async def finish_job(self, end: JobEnd) -> bool:
         """The outcome, the result and what is due to others, in one commit; False when the job is not open."""
-        return await self._writer.commit(lambda connection: jobs.finish(connection, end))
+        finished = await self._writer.commit(lambda connection: jobs.finish(connection, end))
+        if finished.told:
+            self.outbox.on_due()
+        return finished.ended
 
     async def set_job_priority(self, request_id: str, priority: int) -> bool:
         """False when the job is not open."""

@@ -36,7 +36,7 @@ class CallbackQuery(BaseModel, extra="forbid"):
 
 def add_callbacks(router: APIRouter, context: Context) -> None:
     """Routes under /admin/callbacks."""
-    outbox, sender = context.store.outbox, context.callbacks
+    outbox = context.store.outbox
 
     @router.get("/callbacks")
     async def callbacks(query: Annotated[CallbackQuery, Query()]) -> CallbacksAnswer:
@@ -55,7 +55,6 @@ def add_callbacks(router: APIRouter, context: Context) -> None:
             raise not_found(f"the request {request_id!r} has no callback; it may be older than the retention allows")
         if found.state is DeliveryState.DELIVERED:
             raise conflict(f"the callback of {request_id} was delivered; only one that was given up is sent again")
-        sender.poke()
         return _view(found)
 
 

@@ -13,6 +13,7 @@ from controlplane.api.unified.asks import UnifiedAsk, Wish, read_ask, type_of
 from controlplane.errors import RequestRejected
 from controlplane.loop import rejections
 from controlplane.loop.admission import Admission, Ask
+from controlplane.loop.callbacks.address import checked_callback_url
 from controlplane.loop.exchange import Accepted
 from controlplane.loop.prepared import AnswerForm, JobCall, JobTerms, Prepared
 from controlplane.media.media import Media
@@ -25,16 +26,21 @@ _INLINE_BYTES = 64 * 1024
 class UnifiedReader:
     """For every path in UNIFIED_PATHS, and for the one that takes every kind."""
 
-    def __init__(self, admission: Admission, media: Media) -> None:
+    def __init__(self, admission: Admission, media: Media, *, private_callbacks: bool) -> None:
         self._admission = admission
         self._media = media
+        self._private_callbacks = private_callbacks
 
     async def read(self, arrival: Arrival) -> Prepared:
         asked = await read_ask(arrival)
+        callback = self._callback(asked.wish, arrival.client)
         entry = self._admission.find(asked.model, (asked.type,), asked.path)
         model_id = entry.spec.model_id
         task = await asked.task(self._media)
         call = _call(entry.adapter, task, model_id)
+        # So that whoever follows the job sees the text grow.
+        stream = entry.adapter.task_stream(call) if arrival.begun else None
+        call = stream or call
         ask = Ask(
             method="POST",
             path=call.path,
@@ -42,18 +48,24 @@ class UnifiedReader:
             types=(asked.type,),
             body_for=lambda _name: call.body,
             content_type=call.content_type,
-            stream=False,
+            stream=stream is not None,
             priority=asked.priority,
             deadline_seconds=asked.deadline_seconds,
             client=arrival.client,
             fields=call.fields,
             entered_by=asked.path,
         )
-        job = None if asked.wish is None else _terms(asked, asked.wish, model_id, task)
-        return Prepared(ask, partial(self._form, asked, task), job)
+        job = None if asked.wish is None else _terms(asked, asked.wish, callback, model_id, task)
+        return Prepared(ask, partial(self._form, asked, task), job, gathered=stream is not None)
 
     def refusal(self, path: str, rejection: RequestRejected) -> bytes:
         return failed(type_of(path), None, rejection)
+
+    def _callback(self, wish: Wish | None, client: str | None) -> CallbackDraft | None:
+        """Signed with the secret of the caller's name, where there is one. Raises RequestRejected."""
+        if wish is None or wish.callback_url is None:
+            return None
+        return CallbackDraft(checked_callback_url(wish.callback_url, allow_private=self._private_callbacks), client)
 
     def _form(self, asked: UnifiedAsk, task: Task, accepted: Accepted) -> AnswerForm:
         return AnswerForm(
@@ -69,7 +81,7 @@ def _call(adapter: EngineAdapter, task: Task, model_id: str) -> TaskCall:
         raise rejections.invalid(str(exc), exc.param, "invalid_value") from exc
 
 
-def _terms(asked: UnifiedAsk, wish: Wish, model_id: str, task: Task) -> JobTerms:
+def _terms(asked: UnifiedAsk, wish: Wish, callback: CallbackDraft | None, model_id: str, task: Task) -> JobTerms:
     work: dict[str, object] = {**asked.work(), "model": model_id}
     picture = task.image if isinstance(task, ImageToText | ImageProcessing) else None
     if picture is not None and len(picture.content) <= _INLINE_BYTES:
@@ -77,7 +89,7 @@ def _terms(asked: UnifiedAsk, wish: Wish, model_id: str, task: Task) -> JobTerms
     return JobTerms(
         call=JobCall(asked.path, orjson.dumps(work)),
         picture=picture,
-        callback=CallbackDraft(wish.callback_url) if wish.callback_url is not None else None,
+        callback=callback,
         tags=wish.tags,
         wait_seconds=wish.wait_seconds,
     )

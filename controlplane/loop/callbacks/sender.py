@@ -48,6 +48,7 @@ class CallbackSender:
         self._clock = rules.clock
         self._woken = asyncio.Event()
         self._telemetry = telemetry
+        outbox.on_due = self.poke
 
     def poke(self) -> None:
         """Something is due: look now."""
