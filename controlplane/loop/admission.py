@@ -95,7 +95,8 @@ class Admission:
     def take_up(self, row: RequestAccepted, ask: Ask, lease: Lease, around: Surroundings) -> Exchange:
         """One try of a job that was admitted before, in this life or an earlier one, on the slot it was granted."""
         entry = self._world.models[row.model_id]
-        accepted = Accepted(_call(entry, ask, lease.head), lease.head, row.type, entry, row)
+        call = _call(entry, ask, lease.head)._replace(kept=True)
+        accepted = Accepted(call, lease.head, row.type, entry, row)
         exchange = Exchange(accepted, around, self._telemetry.model(row.model_id), self._ended, lease)
         self._live[row.request_id] = exchange
         return exchange

@@ -123,6 +123,8 @@ class Exchange:
         try:
             chunk = await response.next_chunk()
         except EngineError as exc:
+            if self._given is not None:
+                self._lost(self._given, exc)
             raise rejections.engine_lost(f"the engine failed while answering: {exc}") from exc
         if chunk is None:
             self._judge_stream()

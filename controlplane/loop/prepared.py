@@ -53,11 +53,15 @@ class JobTerms(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """`form` is made once there is a request to name in it; `job` None: its caller waits for it."""
+    """`form` is made once there is a request to name in it; `job` None: its caller waits for it.
+
+    `gathered`: the engine's answer is a stream that is gathered into the whole one, whatever the caller gets.
+    """
 
     ask: Ask
     form: Callable[[Accepted], AnswerForm]
     job: JobTerms | None = None
+    gathered: bool = False
 
 
 class Prepare(Protocol):

@@ -244,6 +244,9 @@ async def test_a_jobs_events(service: Service) -> None:
     assert names[-1] == "done"
     assert events[0][1]["position"] == 1
     assert events[-1][1]["status"] == "complete"
+    pieces = [fields["text"] for name, fields in events if name == "text"]
+    assert len(pieces) > 1
+    assert "".join(pieces) == (await result(service, second))["text"]
 
 
 @pytest.mark.parametrize(

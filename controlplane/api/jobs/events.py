@@ -37,24 +37,33 @@ class Events:
         self._board: Board = context.jobs.board
 
     async def of(self, request_id: str) -> AsyncIterator[bytes]:
-        """Frames of an event stream; the last one is `done`."""
-        last, quiet, told = None, 0, 0
+        """Frames of an event stream; the last one is `done`. After `queued` a text begins anew."""
+        last, told, quiet = _NOTHING, 0, 0
         with self._board.watch(request_id) as changed:
-            while True:
+            while last.name != "done":
                 changed.clear()
                 event = await self._now(request_id)
-                for text in self._new_text(request_id, told):
-                    told += len(text)
-                    yield _Event("text", {"text": text}).frame()
+                text = await self._text(request_id, event)
+                if len(text) > told:
+                    yield _Event("text", {"text": text[told:]}).frame()
+                told, quiet = len(text), quiet + 1
                 if event != last:
                     last, quiet = event, 0
                     yield event.frame()
-                    if event.name == "done":
-                        return
-                elif (quiet := quiet + 1) % _QUIET_TICKS == 0:
+                elif quiet % _QUIET_TICKS == 0:
                     # A proxy in between ends what is silent for long.
                     yield b": still there\n\n"
-                await _changed(changed)
+                if event.name != "done":
+                    await _changed(changed)
+
+    async def _text(self, request_id: str, event: _Event) -> str:
+        """All that was said so far."""
+        if event.name == "done":
+            body = await self._store.job_result(request_id)
+            text = orjson.loads(body).get("text") if body is not None else None
+            return text if isinstance(text, str) else ""
+        progress = self._board.progress(request_id)
+        return progress.text if progress is not None else ""
 
     async def _now(self, request_id: str) -> _Event:
         waiting = self._outlook.of_request(request_id)
@@ -70,11 +79,8 @@ class Events:
             return _step(progress)
         return _Event("processing", {"attempt": view.history.request.attempts})
 
-    def _new_text(self, request_id: str, told: int) -> list[str]:
-        progress = self._board.progress(request_id)
-        if progress is None or len(progress.text) <= told:
-            return []
-        return [progress.text[told:]]
+
+_NOTHING = _Event("", {})
 
 
 def _step(progress: Progress) -> _Event:

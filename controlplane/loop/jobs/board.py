@@ -5,13 +5,13 @@ Level-triggered: who is woken looks for itself. In memory only; what must last i
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a try is: images, or steps of one, done and in all; the text so far."""
+    """How far a try is: steps or images, done and in all; the text so far."""
 
     done: int = 0
     total: int = 0
@@ -23,18 +23,21 @@ class Board:
     """Belongs to the event loop."""
 
     def __init__(self) -> None:
-        self._progress: dict[str, Progress] = {}
+        self._progress: dict[str, Callable[[], Progress]] = {}
         self._watching: dict[str, set[asyncio.Event]] = {}
 
     def progress(self, request_id: str) -> Progress | None:
-        return self._progress.get(request_id)
+        tell = self._progress.get(request_id)
+        return tell() if tell is not None else None
 
-    def show(self, request_id: str, progress: Progress | None) -> None:
-        """None: there is nothing to show any more."""
-        if progress is not None:
-            self._progress[request_id] = progress
-        else:
-            self._progress.pop(request_id, None)
+    def show(self, request_id: str, tell: Callable[[], Progress]) -> None:
+        """From now on `tell` is asked how far it is, whenever somebody looks."""
+        self._progress[request_id] = tell
+        self.wake(request_id)
+
+    def clear(self, request_id: str) -> None:
+        """There is nothing to show any more."""
+        self._progress.pop(request_id, None)
         self.wake(request_id)
 
     def wake(self, request_id: str) -> None:

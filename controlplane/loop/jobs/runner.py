@@ -20,6 +20,7 @@ from controlplane.loop.dispatcher import Dispatcher, Lease
 from controlplane.loop.exchange import Exchange, Surroundings
 from controlplane.loop.jobs.board import Board
 from controlplane.loop.jobs.endings import PAUSE_SECONDS, Endings, ending
+from controlplane.loop.jobs.following import Following
 from controlplane.loop.prepared import AnswerForm, Prepare, Prepared, read_payload
 from controlplane.media.artifacts import Artifacts
 from controlplane.store.records import (
@@ -189,13 +190,16 @@ class JobRunner:
             attempt = start.attempt._replace(finished_at=at, outcome=Outcome.FAILED, error=exc.error.message)
             return _Over(ending(start.accepted, Outcome.FAILED, exc, at, (attempt,)), None)
         exchange = self._parts.admission.take_up(start.accepted, prepared.ask, lease, self._around)
-        form = prepared.form(exchange.accepted)
+        form, following = prepared.form(exchange.accepted), Following(self._parts.board, exchange, lease)
         try:
-            answer = await form.finish(await exchange.whole())
+            answer = await form.finish(await following.answer(gathered=prepared.gathered))
         except RequestRejected as exc:
             return self._failed(start, exchange, form, exc)
         except asyncio.CancelledError:
-            return self._interrupted(start, exchange)
+            end = self._interrupted(start, exchange)
+            if isinstance(end, _Over):
+                await following.end_kept()
+            return end
         exchange.close(Outcome.SUCCEEDED)
         return _Over(self._ended(start, Outcome.SUCCEEDED), answer.body)
 
@@ -250,7 +254,7 @@ class JobRunner:
             await self._parts.endings.write(end.row, end.result)
         elif await self._put_back(end.attempt):
             running.again_in_seconds = end.pause_seconds
-            self._parts.board.show(running.head.request_id, None)
+            self._parts.board.clear(running.head.request_id)
 
     async def _put_back(self, attempt: AttemptRecord) -> bool:
         while True:
