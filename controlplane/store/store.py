@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 
 from controlplane.core.model import Intent, RequestHead
 from controlplane.ports import Clock
-from controlplane.store import events, history, intents, jobs, load_times, replicas, retention
+from controlplane.store import events, history, intents, jobs, load_times, replicas, retention, totals
 from controlplane.store.acceptance import Acceptance
 from controlplane.store.database import Database, Place, opened
 from controlplane.store.edges import Keys, Outbox
@@ -43,6 +43,7 @@ from controlplane.store.records import (
     RequestHistory,
     RequestStarted,
 )
+from controlplane.store.totals import Total
 from controlplane.store.writer import Writer
 
 T = TypeVar("T")
@@ -226,6 +227,10 @@ class Store:
     async def tags(self, request_ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
         """Tags of those that have any."""
         return await self._read("read the tags", lambda connection: jobs.tags_of(connection, request_ids))
+
+    async def totals(self, at: float) -> list[Total]:
+        """The requests accepted at `at` or later, counted by model and status."""
+        return await self._read("count the requests", lambda connection: totals.since(connection, at))
 
     async def pictures_needed(self) -> list[tuple[str, str]]:
         """The artifacts that open jobs need: request id and name of each."""

@@ -249,6 +249,24 @@ async def test_a_jobs_events(service: Service) -> None:
     assert "".join(pieces) == (await result(service, second))["text"]
 
 
+async def test_stats_count_what_was_asked(service: Service) -> None:
+    """By model and status, with tokens; what waits and runs is the present."""
+
+    async def chats() -> Any:
+        stats = (await service.http.get("/api/v1/stats", params={"seconds": 3600})).json()
+        return stats, next(each for each in stats["models"] if each["model"] == "chat")
+
+    _, before = await chats()
+    for n in range(3):
+        await done(service, await submit(service, TEXT, prompt=f"{n}", parameters={"max_tokens": 4}))
+    stats, after = await chats()
+
+    assert after["requests"]["complete"] == before["requests"]["complete"] + 3
+    assert after["output_tokens"] == before["output_tokens"] + 12
+    assert (after["waiting"], after["running"]) == (0, 0)
+    assert stats["requests"]["complete"] >= after["requests"]["complete"]
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [

@@ -39,7 +39,7 @@ class Events:
     async def of(self, request_id: str) -> AsyncIterator[bytes]:
         """Frames of an event stream; the last one is `done`. After `queued` a text begins anew."""
         last, told, quiet = _NOTHING, 0, 0
-        with self._board.watch(request_id) as changed:
+        with self._board.changes.heard(request_id) as changed:
             while last.name != "done":
                 changed.clear()
                 event = await self._now(request_id)
@@ -71,16 +71,17 @@ class Events:
             loading = waiting.wait is not None and waiting.wait.kind is WaitKind.LOADING
             position = waiting.standing.position
             return _Event("loading" if loading else "queued", {"position": position, "reason": waiting.sentence})
+        progress = self._board.progress(request_id)
+        if progress is not None:
+            return _step(progress) if progress.total else _PROCESSING
         view = await self._store.job(request_id)
         if view is None or view.history.request.outcome is not None:
             return _done(request_id, view)
-        progress = self._board.progress(request_id)
-        if progress is not None and progress.total:
-            return _step(progress)
-        return _Event("processing", {"attempt": view.history.request.attempts})
+        return _PROCESSING
 
 
 _NOTHING = _Event("", {})
+_PROCESSING = _Event("processing", {})
 
 
 def _step(progress: Progress) -> _Event:

@@ -21,14 +21,14 @@ class Results:
 
     async def wait(self, request_id: str) -> None:
         """Return once it has ended."""
-        with self._board.watch(request_id) as changed:
+        with self._board.ends.heard(request_id) as ended:
             while True:
-                changed.clear()
+                ended.clear()
                 if _over(await self._store.job(request_id)):
                     return
                 try:
                     async with asyncio.timeout(_LOOK_SECONDS):
-                        await changed.wait()
+                        await ended.wait()
                 except TimeoutError:
                     continue
 

@@ -69,7 +69,7 @@ class Endings:
         ended = await self.store.finish_job(JobEnd(row, result, _notice(row, result)))
         if ended:
             self.artifacts.let_go(request_id)
-        self.board.clear(request_id)
+        self.board.end(request_id)
         return ended
 
     async def write_unanswered(self, row: RequestAccepted, outcome: Outcome, error: RequestRejected) -> bool:

@@ -36,7 +36,7 @@ class Following:
         self.board.show(request_id, lambda: Progress(text=gathering.text))
         while (chunk := await self.exchange.next_chunk()) is not None:
             gathering.feed(chunk)
-            self.board.wake(request_id)
+            self.board.changes.ring(request_id)
         return Answer(200, content_type, gathering.whole())
 
     async def _whole(self) -> Answer:
@@ -51,7 +51,7 @@ class Following:
         accepted, endpoint = self.exchange.accepted, self.lease.slots.endpoint
         request_id, adapter = accepted.head.request_id, accepted.entry.adapter
         while endpoint is not None:
-            if self.board.watched(request_id) and (told := await adapter.progress(endpoint, request_id)):
+            if request_id in self.board.changes and (told := await adapter.progress(endpoint, request_id)):
                 self._show(request_id, told)
             await asyncio.sleep(_LOOK_SECONDS)
 

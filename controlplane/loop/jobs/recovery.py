@@ -22,7 +22,7 @@ from controlplane.store.store import Store
 log = structlog.get_logger(__name__)
 
 _FIRST_HEADS = 5_000
-_PAGE_HEADS = 2_000
+_PAGE_HEADS = 1_000
 _INTERRUPTED = "the control plane stopped while it ran"
 
 

@@ -182,7 +182,7 @@ class JobRunner:
             await self._settle(running, end)
 
     async def _try(self, start: JobStart, lease: Lease) -> "_Over | _Again":
-        self._parts.board.wake(start.accepted.request_id)
+        self._parts.board.changes.ring(start.accepted.request_id)
         try:
             prepared = await self._prepared(start)
         except RequestRejected as exc:
