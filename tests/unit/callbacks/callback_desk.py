@@ -7,8 +7,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
-from callback_receiver import Receiver
-
 from controlplane.core.webhook import Patience
 from controlplane.loop.callbacks.lanes import LaneRules, Lanes
 from controlplane.loop.callbacks.post import Poster, PostRules
@@ -19,6 +17,7 @@ from controlplane.media.outbound import Resolve
 from controlplane.store import outbox
 from controlplane.store.deliveries import DeliveryRecord, DeliveryState
 from controlplane.store.store import Store
+from tests.fakes.callback_receiver import Receiver
 
 SECRET = bytes(range(24))
 

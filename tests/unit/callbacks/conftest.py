@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 from callback_desk import Clock, Desk
-from callback_receiver import receiving
 
 from controlplane.store.store import Store
+from tests.fakes.callback_receiver import receiving
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 from callback_desk import Desk
-from callback_receiver import HANG, OK
 
 from controlplane.store.deliveries import DeliveryState
 from controlplane.store.store import Store
+from tests.fakes.callback_receiver import HANG, OK
 
 CHILD = Path(__file__).with_name("callback_child.py")
 LIVES = 5

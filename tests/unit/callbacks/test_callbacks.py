@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 from callback_desk import SECRET, Desk
-from callback_receiver import HANG, OK, receiving, status
 
 from controlplane.loop.callbacks.lanes import LaneRules
 from controlplane.store.deliveries import DeliveryState
+from tests.fakes.callback_receiver import HANG, OK, receiving, status
 
 CERTIFICATE = Path(__file__).parents[1] / "media" / "pictures.test.pem"
 DELIVERED, DEAD, PENDING = DeliveryState.DELIVERED, DeliveryState.DEAD, DeliveryState.PENDING
