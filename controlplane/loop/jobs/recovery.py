@@ -21,8 +21,8 @@ from controlplane.store.store import Store
 
 log = structlog.get_logger(__name__)
 
-_FIRST_HEADS = 5_000
-_PAGE_HEADS = 1_000
+FIRST_HEADS = 5_000
+PAGE_HEADS = 1_000
 _INTERRUPTED = "the control plane stopped while it ran"
 
 
@@ -42,9 +42,9 @@ class JobRecovery:
             self.artifacts.hold(request_id, artifact)
         in_flight = await self.store.jobs_in_flight()
         await asyncio.gather(*(self._put_back(each) for each in in_flight))
-        backlog = Backlog(self, await self.store.waiting_job_classes())
+        backlog = Backlog(self, await self.store.waiting_job_priorities())
         await backlog.begin()
-        log.info("jobs.recovered", interrupted=len(in_flight), waiting=backlog.total)
+        log.info("jobs.recovered", interrupted=len(in_flight), in_line=len(self.world.queue))
         return backlog
 
     async def admit(self, heads: list[RequestHead]) -> None:
@@ -74,23 +74,22 @@ class JobRecovery:
 
 
 class Backlog:
-    """The jobs of earlier lives, read class by class, the highest priority first, each in its order."""
+    """The jobs of earlier lives, read priority by priority, the highest first, each in its order."""
 
-    def __init__(self, recovery: JobRecovery, classes: dict[int, int]) -> None:
+    def __init__(self, recovery: JobRecovery, priorities: list[int]) -> None:
         self._recovery = recovery
-        self._left: dict[int, RequestHead | None] = dict.fromkeys(sorted(classes, reverse=True))
-        self.total = sum(classes.values())
+        self._left: dict[int, RequestHead | None] = dict.fromkeys(priorities)
 
     async def begin(self) -> None:
-        """The beginning of every class."""
+        """The beginning of every priority's line."""
         for priority in list(self._left):
-            await self._read(priority, _FIRST_HEADS)
+            await self._read(priority, FIRST_HEADS)
 
     async def run(self) -> None:
         """The rest, a little at a time. Jobs that are accepted meanwhile are in line already, or found again here."""
         while self._left:
             try:
-                await self._read(next(iter(self._left)), _PAGE_HEADS)
+                await self._read(next(iter(self._left)), PAGE_HEADS)
             except StoreFailure as exc:
                 log.warning("jobs.reading_delayed", reason=str(exc))
                 await asyncio.sleep(PAUSE_SECONDS)
