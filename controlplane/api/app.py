@@ -65,7 +65,8 @@ class _Rest(FastAPI):
 
     def openapi(self) -> dict[str, Any]:
         described = super().openapi()
-        described["paths"].update(unified_paths())
+        for path, methods in unified_paths().items():
+            described["paths"].setdefault(path, {}).update(methods)
         return described
 
 

@@ -63,9 +63,8 @@ def aborted(message: str) -> RequestRejected:
 
 
 def model_removed(model_id: str) -> RequestRejected:
-    return RequestRejected(
-        NormalError(404, f"the model {model_id!r} was removed while the request waited", "not_found_error", "model")
-    )
+    message = f"the model {model_id!r} was removed while the request waited"
+    return RequestRejected(NormalError(404, message, "not_found_error", "model", "model_not_found"))
 
 
 def cancelled() -> RequestRejected:

@@ -100,10 +100,15 @@ def in_flight(connection: Connection) -> list[InFlight]:
     return [_in_flight(connection, row) for row in found]
 
 
-def waiting_classes(connection: Connection) -> dict[int, int]:
-    """How many jobs wait in each priority; read from the index of what is open alone."""
-    query = select(requests.c.priority, func.count().label("waiting")).where(_WAITING).group_by(requests.c.priority)
-    return {row.priority: row.waiting for row in connection.execute(query)}
+def waiting_priorities(connection: Connection) -> list[int]:
+    """The priorities in which jobs wait, highest first. One look into the index for each, however many wait."""
+    found: list[int] = []
+    highest = select(requests.c.priority).where(_WAITING).order_by(requests.c.priority.desc()).limit(1)
+    next_one: int | None = connection.scalar(highest)
+    while next_one is not None:
+        found.append(next_one)
+        next_one = connection.scalar(highest.where(requests.c.priority < next_one))
+    return found
 
 
 def waiting_heads(
@@ -114,8 +119,9 @@ def waiting_heads(
     if after is not None:
         query = query.where(tuple_(requests.c.created_at, requests.c.request_id) > tuple_(*after))
     rows = connection.execute(query.order_by(requests.c.created_at, requests.c.request_id).limit(limit)).all()
-    sizes = _sizes(connection, [row.request_id for row in rows if row.model_id in batched])
-    return [_head(row, *sizes.get(row.request_id, (1, ""))) for row in rows]
+    sizes = _sizes(connection, [row.request_id for row in rows if row.model_id in batched]) if batched else {}
+    # By position, not by name: a million of these are read after a death.
+    return [RequestHead(*row, *sizes.get(row[0], _ALONE)) for row in rows]
 
 
 def view(connection: Connection, request_id: str) -> JobView | None:
@@ -153,6 +159,7 @@ _HEAD = (
     requests.c.deadline_at,
 )
 _TRY = tuple(attempts.c[name] for name in AttemptRecord._fields[1:])
+_ALONE = (1, "")
 # As many parameters as every SQLite takes.
 _IN_ONE_QUERY = 900
 

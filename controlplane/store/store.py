@@ -205,9 +205,9 @@ class Store:
         """The jobs that have a try under way, in the order of its start."""
         return await self._read("read the running jobs", jobs.in_flight)
 
-    async def waiting_job_classes(self) -> dict[int, int]:
-        """How many jobs wait in each priority."""
-        return await self._read("count the waiting jobs", jobs.waiting_classes)
+    async def waiting_job_priorities(self) -> list[int]:
+        """The priorities in which jobs wait, highest first."""
+        return await self._read("read the priorities of the queue", jobs.waiting_priorities)
 
     async def waiting_jobs(
         self, priority: int, after: RequestHead | None, limit: int, batched: Sequence[str] = ()

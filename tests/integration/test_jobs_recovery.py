@@ -3,7 +3,7 @@
 import random
 
 from jobs import done, ended, in_status, look, result, submit
-from service import Serve, model, until
+from service import Serve, Service, model, until
 from unified import DRAW, TEXT
 
 from engines.simulated.text import expected_answer
@@ -65,6 +65,62 @@ async def test_what_the_engine_refuses_fails_at_once(serve: Serve) -> None:
     assert (await result(service, request_id, 400))["error"]["param"] == "parameters.max_tokens"
 
 
+async def test_a_stop_in_order_keeps_what_waits(serve: Serve) -> None:
+    """SIGTERM: what runs may finish, what waits is done by the next life, with one try."""
+    service = await serve(model("a", slots=1, script={"tokens_per_second": 30}))
+    ids = [await submit(service, TEXT, prompt=f"{n}", parameters={"max_tokens": 30}) for n in range(3)]
+    await in_status(service, ids[0], "processing")
+
+    assert await service.stop() == 0
+    service.assert_nothing_left()
+    await service.start()
+
+    for request_id in ids:
+        await done(service, request_id)
+        assert (await look(service, request_id))["attempts"] == 1
+
+
+async def test_a_job_of_a_removed_model_ends(serve: Serve) -> None:
+    """Nothing can serve it any more: it fails and says so; the others go on."""
+    service = await serve(model("a", slots=1, script=SLOW), model("b", slots=1, script=SLOW))
+    first = await submit(service, TEXT, model="a", prompt="x", parameters={"max_tokens": 2000})
+    await in_status(service, first, "processing")
+    removed = await submit(service, TEXT, model="a", prompt="x", parameters={"max_tokens": 1})
+    other = await submit(service, TEXT, model="b", prompt="y", parameters={"max_tokens": 10})
+
+    await service.kill()
+    service.write(model("b", script=SLOW))
+    await service.start()
+
+    for request_id in (first, removed):
+        view = await ended(service, request_id)
+        assert (view["status"], view["error_code"]) == ("failed", "model_not_found")
+    assert (await done(service, other))["model"] == "b"
+
+
+async def test_a_job_waits_for_a_model_that_cannot_start(serve: Serve) -> None:
+    """Callers are refused after some failures; a job waits, says why, and is done once the model can be started."""
+    service = await serve(model("a", script={"faults": [{"kind": "exit", "code": 3}]}))
+    request_id = await submit(service, TEXT, prompt="patient", parameters={"max_tokens": 3})
+    refused = await until(lambda: _refused(service), what="a caller that is refused")
+    assert refused == "model_failed"
+    view = await look(service, request_id)
+    assert view["status"] == "pending"
+    assert "a-0" in view["reason"]
+
+    await service.kill()
+    service.write(model("a"))
+    await service.start()
+
+    assert (await done(service, request_id))["text"] == expected_answer("patient", 3)
+
+
+async def _refused(service: Service) -> str | None:
+    answer = await service.http.post(TEXT, json={"prompt": "x", "deadline_seconds": 0.05})
+    code = answer.json()["error"]["code"]
+    return code if code == "model_failed" else None
+
+
 SEED = 6
 
 
@@ -98,6 +154,6 @@ async def test_random_kills_lose_and_double_nothing(serve: Serve) -> None:
     assert sorted(row["request_id"] for row in rows) == sorted(accepted)
 
 
-async def _so_many_ended(service: Serve, wanted: int) -> bool:
-    rows = await service.journal()  # type: ignore[attr-defined]
+async def _so_many_ended(service: Service, wanted: int) -> bool:
+    rows = await service.journal()
     return sum(row["outcome"] is not None for row in rows) >= wanted

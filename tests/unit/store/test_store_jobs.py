@@ -68,7 +68,7 @@ async def test_one_bad_draft_does_not_harm_its_group(store: Store) -> None:
     assert [results[0], results[2]] == ["a", "c"]
     assert isinstance(results[1], RowRefused)
     assert isinstance(results[3], RowRefused)
-    assert await store.waiting_job_classes() == {50: 2}
+    assert [head.request_id for head in await store.waiting_jobs(50, None, 10)] == ["a", "c"]
 
 
 async def test_a_key_stands_for_one_job(store: Store) -> None:
@@ -80,7 +80,7 @@ async def test_a_key_stands_for_one_job(store: Store) -> None:
     assert results[:2] == ["a", "a"]
     assert isinstance(results[2], KeyReused)
     assert await store.accept_job(draft("d", idempotency=claim)) == "a"
-    assert await store.waiting_job_classes() == {50: 1}
+    assert [head.request_id for head in await store.waiting_jobs(50, None, 10)] == ["a"]
 
 
 async def test_a_job_is_begun_by_one_only(store: Store) -> None:
@@ -153,7 +153,7 @@ async def test_the_line_is_read_in_order_and_in_parts(store: Store) -> None:
         await store.accept_job(draft(f"r{n}", float(n // 3), priority=50 if n % 2 else 70))
     await store.set_job_priority("r4", 50)
 
-    assert await store.waiting_job_classes() == {50: 6, 70: 4}
+    assert await store.waiting_job_priorities() == [70, 50]
     line, last = [], None
     while page := await store.waiting_jobs(50, last, 2):
         line += [head.request_id for head in page]
