@@ -1,4 +1,4 @@
-"""How long a control plane needs to be ready with so many jobs queued: counts and the first heads, never a body.
+"""How long a control plane needs to be ready with so many jobs queued: the first heads of each priority, no body.
 
 Fills a store, forgets the disk's cache, and makes the reads that recovery makes before it listens; beside it, in
 the same run, the same number of heads read with their bodies. Usage:
@@ -59,10 +59,10 @@ async def ready(path: Path) -> dict[str, float]:
     marks["store open"] = time.perf_counter() - start
     await store.pictures_needed()
     await store.jobs_in_flight()
-    classes = await store.waiting_job_classes()
-    marks["who ran, how many wait"] = time.perf_counter() - start
-    firsts = {priority: await store.waiting_jobs(priority, None, FIRST_HEADS) for priority in classes}
-    marks["ready: the first of each class"] = time.perf_counter() - start
+    priorities = await store.waiting_job_priorities()
+    marks["who ran, which priorities wait"] = time.perf_counter() - start
+    firsts = {priority: await store.waiting_jobs(priority, None, FIRST_HEADS) for priority in priorities}
+    marks["ready: the first of each priority"] = time.perf_counter() - start
     for priority, heads in firsts.items():
         while heads:
             heads = await store.waiting_jobs(priority, heads[-1], PAGE_HEADS)
