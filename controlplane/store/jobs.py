@@ -12,7 +12,16 @@ from sqlalchemy import Connection, Dialect, Row, Table, delete, func, insert, se
 
 from controlplane.core.model import InferenceType, Outcome, RequestHead, RequestStatus
 from controlplane.store import history, idempotency, outbox
-from controlplane.store.records import AttemptRecord, JobDraft, JobEnd, JobStart, JobView, Mode, RequestAccepted
+from controlplane.store.records import (
+    AttemptRecord,
+    JobDraft,
+    JobEnd,
+    JobStart,
+    JobView,
+    Mode,
+    RequestAccepted,
+    RequestFinished,
+)
 from controlplane.store.tables import attempts, payloads, pictures, requests, results, tags
 from controlplane.store.upsert import upsert_many
 
@@ -78,6 +87,8 @@ def finish(connection: Connection, end: JobEnd) -> Finished:
         return Finished(ended=False, told=False)
     if row.attempts:
         upsert_many(connection, attempts, [history.attempt_values(each) for each in row.attempts])
+    else:
+        _end_open_tries(connection, row)
     if end.result is not None:
         _insert_many(connection, results, [(row.accepted.request_id, end.result)])
     told = _tell(connection, end)
@@ -197,6 +208,13 @@ def _begun(connection: Connection, request_id: str, replica_id: str, generation:
 def _accepted(values: Sequence[Any]) -> RequestAccepted:
     row = RequestAccepted(*values)
     return row._replace(type=InferenceType(row.type), mode=Mode(row.mode))
+
+
+def _end_open_tries(connection: Connection, row: RequestFinished) -> None:
+    """One may have begun that nobody got to hear of."""
+    mine = (attempts.c.request_id == row.accepted.request_id) & attempts.c.finished_at.is_(None)
+    ended = {"finished_at": row.finished_at, "outcome": row.outcome.value}
+    connection.execute(update(attempts).where(mine).values(ended))
 
 
 def _tell(connection: Connection, end: JobEnd) -> bool:

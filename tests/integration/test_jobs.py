@@ -277,6 +277,7 @@ async def test_stats_count_what_was_asked(service: Service) -> None:
         ({"callback_url": 7}, "callback_url"),
         ({"tags": ["x"]}, "tags"),
         ({"wait": False, "tags": [""]}, "tags.0"),
+        ({"wait": False, "tags": ["a\x00"]}, "tags.0"),
         ({"wait": False, "tags": "x"}, "tags"),
         ({"wait": False, "tags": ["x"] * 17}, "tags"),
         ({"wait": False, "parameters": {"stream": True}}, "parameters.stream"),

@@ -22,7 +22,7 @@ from controlplane.media.media import Media
 from controlplane.settings.suggestions import did_you_mean
 
 Text = Annotated[str, Field(min_length=1)]
-Tag = Annotated[str, Field(min_length=1, max_length=64)]
+Tag = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f]*$")]
 _FILE = "file"
 _LONGEST_WAIT_SECONDS = 3600.0
 _JSON_TEXTS = ("parameters", "priority", "deadline_seconds", "wait", "wait_seconds", "tags")

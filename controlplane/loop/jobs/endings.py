@@ -81,8 +81,9 @@ class Endings:
 
 
 def _unwritable(row: RequestFinished, why: RowRefused) -> RequestFinished:
-    message = f"the answer cannot be kept: {why}"
-    return row._replace(outcome=Outcome.FAILED, http_status=500, error_code="result_refused", error_message=message)
+    message = f"the answer cannot be kept: {why}".replace("\0", "")
+    row = row._replace(outcome=Outcome.FAILED, http_status=500, error_code="result_refused", error_message=message)
+    return row._replace(attempts=tuple(attempt._replace(error=None) for attempt in row.attempts))
 
 
 def _notice(row: RequestFinished, result: bytes | None) -> bytes:

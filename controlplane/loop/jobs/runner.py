@@ -23,6 +23,7 @@ from controlplane.loop.jobs.endings import PAUSE_SECONDS, Endings, ending
 from controlplane.loop.jobs.following import Following
 from controlplane.loop.prepared import AnswerForm, Prepare, Prepared, read_payload
 from controlplane.media.artifacts import Artifacts
+from controlplane.store.errors import RowRefused
 from controlplane.store.records import (
     AttemptRecord,
     JobStart,
@@ -185,6 +186,10 @@ class JobRunner:
         self._parts.board.changes.ring(start.accepted.request_id)
         try:
             prepared = await self._prepared(start)
+        except StoreFailure as exc:
+            at = self._around.clock()
+            ended = start.attempt._replace(finished_at=at, outcome=Outcome.CANCELLED, error=str(exc))
+            return _Again(ended, PAUSE_SECONDS)
         except RequestRejected as exc:
             at = self._around.clock()
             attempt = start.attempt._replace(finished_at=at, outcome=Outcome.FAILED, error=exc.error.message)
@@ -260,6 +265,9 @@ class JobRunner:
         while True:
             try:
                 return await self._parts.store.put_job_back(attempt)
+            except RowRefused:
+                # Some databases do not take every text; the engine's own words are the only ones here.
+                attempt = attempt._replace(error=None)
             except StoreFailure as exc:
                 log.warning("job.put_back_delayed", request=attempt.request_id, reason=str(exc))
                 await asyncio.sleep(PAUSE_SECONDS)

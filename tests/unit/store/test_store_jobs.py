@@ -203,6 +203,18 @@ async def test_sync_calls_are_no_jobs(store: Store) -> None:
     assert await store.start_job("call", "llm-0", 1) is None
 
 
+async def test_the_end_of_a_job_ends_its_tries(store: Store) -> None:
+    """One that had begun when the job was ended from elsewhere does not stay open."""
+    await store.accept_job(draft("r"))
+    start = await begun(store, "r")
+    await store.finish_job(JobEnd(finished(start.accepted, Outcome.CANCELLED, attempts=())))
+
+    view = await store.job("r")
+    assert view is not None
+    (only,) = view.history.attempts
+    assert (only.outcome, only.finished_at) == (Outcome.CANCELLED, 1002.0)
+
+
 @pytest.mark.parametrize("outcome", [Outcome.CANCELLED, Outcome.EXPIRED])
 async def test_a_job_may_end_without_a_try(store: Store, outcome: Outcome) -> None:
     """Cancelled or expired while it waited: no attempt, no result, and it is not begun any more."""
