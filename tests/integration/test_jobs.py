@@ -22,17 +22,19 @@ LONG = {"max_tokens": 2000}
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
-    """One service for the module with a model of each kind; `slow` has one slot and takes its time."""
+    """A model of each kind; `slow` has one slot and takes its time, `stuck` stops moving after 5 tokens."""
     service = Service(tmp_path_factory.mktemp("jobs"))
     media = service.folder / "media"
     media.mkdir()
     service.write(
         model("chat", priority=60, aliases=["talk"]),
         model("slow", slots=1, priority=40, script={"tokens_per_second": 20}),
+        model("stuck", priority=30, script={"faults": [{"kind": "hang", "token": 5}]}),
         model("draw", model_type="text2image"),
         model("see", model_type="image2text"),
         model("change", model_type="image_processing"),
         media={"folder": str(media)},
+        scheduling={"stall_seconds": 600},
     )
     await service.start()
     yield service
@@ -99,6 +101,7 @@ async def test_a_result_as_a_file(service: Service) -> None:
 
 async def test_waiting_for_a_job(service: Service) -> None:
     """`wait_seconds` gives the answer if it comes in time, else 202; either way it is a job."""
+    await done(service, await submit(service, TEXT, prompt="warm", parameters={"max_tokens": 1}))
     quick = await service.http.post(TEXT, json={"prompt": "x", "wait_seconds": 30, "parameters": {"max_tokens": 3}})
     late = await service.http.post(TEXT, json={"prompt": "x", "model": "slow", "wait_seconds": 0.1, "parameters": LONG})
 
@@ -214,39 +217,82 @@ async def test_a_jobs_deadline_is_kept(service: Service) -> None:
     await _cancel(service, first)
 
 
+class Follower:
+    """Reads the events of one request as they come."""
+
+    def __init__(self, service: Service, request_id: str) -> None:
+        self.events: list[tuple[str, Any]] = []
+        self._service = service
+        self._where = f"{REQUESTS}/{request_id}/events"
+        self._grown = asyncio.Condition()
+        self.task = asyncio.create_task(self._follow())
+
+    def names(self) -> list[str]:
+        return [name for name, _ in self.events]
+
+    def text(self) -> str:
+        return "".join(fields["text"] for name, fields in self.events if name == "text")
+
+    async def until(self, name: str) -> None:
+        """Until an event of this name has come, or the stream has ended."""
+        async with self._grown:
+            await self._grown.wait_for(lambda: name in self.names() or self.task.done())
+
+    async def _follow(self) -> None:
+        async with self._service.http.stream("GET", self._where, timeout=60) as stream:
+            assert stream.headers["content-type"].startswith("text/event-stream")
+            name = ""
+            async for line in stream.aiter_lines():
+                key, _, value = line.partition(": ")
+                name = value if key == "event" else name
+                if key == "data":
+                    async with self._grown:
+                        self.events.append((name, json.loads(value)))
+                        self._grown.notify_all()
+
+
 async def test_a_jobs_events(service: Service) -> None:
     """queued while it waits, processing when it runs, done at the end, and nothing after."""
     first = await submit(service, TEXT, model="slow", prompt="first", parameters=LONG)
     await in_status(service, first, "processing")
-    second = await submit(service, TEXT, model="slow", prompt="second", parameters={"max_tokens": 20})
-    events: list[tuple[str, Any]] = []
-    queued = asyncio.Event()
+    second = await submit(service, TEXT, model="slow", prompt="second", parameters=LONG)
+    follower = Follower(service, second)
+    await follower.until("queued")
+    assert follower.events[0][1]["position"] == 1
 
-    async def follow() -> None:
-        async with service.http.stream("GET", f"{REQUESTS}/{second}/events") as stream:
-            assert stream.headers["content-type"].startswith("text/event-stream")
-            name = ""
-            async for line in stream.aiter_lines():
-                if line.startswith("event: "):
-                    name = line.removeprefix("event: ")
-                elif line.startswith("data: "):
-                    events.append((name, json.loads(line.removeprefix("data: "))))
-                    queued.set()
-
-    following = asyncio.create_task(follow())
-    await queued.wait()
     await _cancel(service, first)
-    await following
+    await follower.until("processing")
+    await _cancel(service, second)
+    await follower.task
 
-    names = [name for name, _ in events]
-    assert names[0] == "queued"
-    assert "processing" in names
-    assert names[-1] == "done"
-    assert events[0][1]["position"] == 1
-    assert events[-1][1]["status"] == "complete"
-    pieces = [fields["text"] for name, fields in events if name == "text"]
-    assert len(pieces) > 1
-    assert "".join(pieces) == (await result(service, second))["text"]
+    names = follower.names()
+    assert (names[0], names[-1], names.count("done")) == ("queued", "done", 1)
+    assert follower.events[-1][1]["status"] == "cancelled"
+
+
+async def test_a_text_is_seen_as_it_grows(service: Service) -> None:
+    """Text comes while the job still runs; its engine stops moving after some tokens, so that it cannot have ended."""
+    request_id = await submit(service, TEXT, model="stuck", prompt="one two three", parameters={"max_tokens": 50})
+    follower = Follower(service, request_id)
+    await follower.until("text")
+
+    assert follower.text()
+    assert (await look(service, request_id))["status"] == "processing"
+    await _cancel(service, request_id)
+    await follower.task
+    assert follower.names()[-1] == "done"
+
+
+async def test_the_pieces_are_the_text(service: Service) -> None:
+    """However many there were, also for who comes after the end."""
+    request_id = await submit(service, TEXT, prompt="in pieces", parameters={"max_tokens": 40})
+    early = Follower(service, request_id)
+    text = (await done(service, request_id))["text"]
+    late = Follower(service, request_id)
+    await asyncio.gather(early.task, late.task)
+
+    assert early.text() == late.text() == text == expected_answer("in pieces", 40)
+    assert late.names() == ["text", "done"]
 
 
 async def test_stats_count_what_was_asked(service: Service) -> None:

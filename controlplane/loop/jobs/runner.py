@@ -138,10 +138,6 @@ class JobRunner:
         await asyncio.wait((running.task,))
         return True
 
-    @property
-    def idle(self) -> bool:
-        return not self._running
-
     def reprioritise(self, request_id: str, priority: int) -> bool:
         """For the case that it has to wait again; False when it does not run."""
         running = self._running.get(request_id)
