@@ -3,6 +3,7 @@
 import asyncio
 
 import orjson
+import structlog
 
 from controlplane.api.context import Context
 from controlplane.api.errors import Headers, unavailable
@@ -15,6 +16,8 @@ from controlplane.loop.jobs.door import Receipt
 from controlplane.loop.prepared import JobTerms
 from controlplane.store.errors import KeyReused
 from controlplane.store.records import IdempotencyClaim
+
+log = structlog.get_logger(__name__)
 
 REQUESTS_PATH = "/api/v1/requests"
 
@@ -32,11 +35,13 @@ class Submitting:
         """Raises RequestRejected before anything was accepted."""
         receipt = await self._accepted(ask, terms, claim)
         reply = Reply(send, receipt.request_id)
-        if terms.wait_seconds > 0 and await self._ended_in_time(receipt.request_id, terms.wait_seconds, receive):
-            status, body = await self._results.of(receipt.request_id)
-            await reply.whole(status, body)
-            return
-        await reply.whole(202, _accepted_body(receipt), extra=_location(receipt.request_id))
+        answer = None
+        if terms.wait_seconds > 0:
+            answer = await self._answer_in_time(receipt.request_id, terms.wait_seconds, receive)
+        if answer is not None:
+            await reply.whole(*answer)
+        else:
+            await reply.whole(202, _accepted_body(receipt), extra=_location(receipt.request_id))
 
     async def _accepted(self, ask: Ask, terms: JobTerms, claim: IdempotencyClaim | None) -> Receipt:
         try:
@@ -46,12 +51,23 @@ class Submitting:
         except StoreFailure as exc:
             raise unavailable(f"the store cannot take this now: {exc}", 2.0) from exc
 
+    async def _answer_in_time(self, request_id: str, seconds: float, receive: Receive) -> tuple[int, bytes] | None:
+        """Status and body, or None: the job is accepted, whatever keeps us from telling how it ended."""
+        try:
+            if await self._ended_in_time(request_id, seconds, receive):
+                return await self._results.of(request_id)
+        except StoreFailure as exc:
+            log.warning("job.not_waited_for", request=request_id, reason=str(exc))
+        return None
+
     async def _ended_in_time(self, request_id: str, seconds: float, receive: Receive) -> bool:
         """Until it has ended, the time is over, or the caller leaves, which ends nothing but the waiting."""
         waiting = asyncio.create_task(self._results.wait(request_id))
         leaving = asyncio.create_task(_left(receive))
         try:
             await asyncio.wait((waiting, leaving), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if waiting.done():
+                waiting.result()
             return waiting.done()
         finally:
             waiting.cancel()
