@@ -3,6 +3,7 @@
 Where the package is missing it is installed, which takes root.
 """
 
+import fcntl
 import os
 import pwd
 import shutil
@@ -104,9 +105,13 @@ def _programs() -> Path | None:
 def _installed() -> Path:
     if os.geteuid() != 0:
         sys.exit(f"the store's tests need PostgreSQL: install Debian's package {_PACKAGE}")
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for command in (["update", "-q"], ["install", "-y", "-q", "--no-install-recommends", _PACKAGE]):
-        subprocess.run(["apt-get", *command], check=True, stdout=subprocess.DEVNULL, env=environment)
+    # Test runs side by side find it missing at the same moment.
+    with (Path(tempfile.gettempdir()) / "im-postgres-install.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if _programs() is None:
+            environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+            for command in (["update", "-q"], ["install", "-y", "-q", "--no-install-recommends", _PACKAGE]):
+                subprocess.run(["apt-get", *command], check=True, stdout=subprocess.DEVNULL, env=environment)
     programs = _programs()
     assert programs is not None
     return programs
