@@ -4,12 +4,12 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from postgres_server import Server, postgres_server
 from store_rows import ManualClock
 
 from controlplane.store.database import Place
 from controlplane.store.records import JournalLimits
 from controlplane.store.store import Store
+from tests.fakes.postgres_server import Server, postgres_server
 
 # Rows reach the disk when a test says so: nothing here depends on how fast the machine is.
 ON_DEMAND = JournalLimits(flush_seconds=3600.0)

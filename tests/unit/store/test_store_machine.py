@@ -11,7 +11,6 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from postgres_server import Server
 from store_rows import ManualClock, replica
 
 from controlplane.core.model import Intent, ReplicaState
@@ -19,6 +18,7 @@ from controlplane.store.database import Place
 from controlplane.store.errors import StaleWrite
 from controlplane.store.records import EventDraft, ReplicaChange, ReplicaRecord
 from controlplane.store.store import Store
+from tests.fakes.postgres_server import Server
 
 _names = st.sampled_from(["a", "b", "c", "d"])
 _changes = st.builds(

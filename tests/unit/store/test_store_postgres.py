@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import pytest
-from postgres_server import Server
 from store_rows import ManualClock, create, engine_of, replica
 
 from controlplane.errors import ConfigError, StoreFailure, StoreHeld
 from controlplane.store.errors import Unavailable
 from controlplane.store.records import ReplicaChange
 from controlplane.store.store import Store
+from tests.fakes.postgres_server import Server
 
 _END_ALL = (
     "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity "

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-from postgres_server import Server
 from sqlalchemy import func, select
 from store_rows import ManualClock, accepted, create, finished, replica
 
@@ -12,6 +11,7 @@ from controlplane.errors import StoreFailure
 from controlplane.store.records import RequestFilter
 from controlplane.store.store import Store
 from controlplane.store.tables import attempts
+from tests.fakes.postgres_server import Server
 
 
 async def _fill(store: Store, count: int) -> None:
