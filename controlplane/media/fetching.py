@@ -48,10 +48,7 @@ class ImageFetcher:
             raise refused(param, "pictures are not fetched from addresses here; send the picture as a data URL")
         seconds = self._rules.timeout.total_seconds()
         try:
-            async with (
-                asyncio.timeout(seconds),
-                Outbound(self._outbound, self._resolve, self._tls, seconds) as outbound,
-            ):
+            async with asyncio.timeout(seconds), Outbound(self._outbound, self._resolve, self._tls) as outbound:
                 return await self._followed(outbound, url)
         except TimeoutError as exc:
             raise self._refused(param, f"it took longer than {seconds:g} s") from exc

@@ -50,13 +50,21 @@ async def resolve_by_system(host: str, port: int) -> Sequence[str]:
 
 
 class Outbound:
-    """Used as a context around one errand: a connection kept longer would outlive the judgement that allowed it."""
+    """Used as a context around one errand: a connection kept longer would outlive the judgement that allowed it.
 
-    def __init__(self, rules: OutboundRules, resolve: Resolve, tls: ssl.SSLContext, timeout_seconds: float) -> None:
+    How long an errand may take is its caller's to say, around all of it.
+    """
+
+    def __init__(self, rules: OutboundRules, resolve: Resolve, tls: ssl.SSLContext) -> None:
         self._rules = rules
         self._resolve = resolve
         # trust_env: a proxy from the environment would resolve the name once more, by its own lights.
-        self._client = httpx.AsyncClient(verify=tls, trust_env=False, follow_redirects=False, timeout=timeout_seconds)
+        self._client = httpx.AsyncClient(
+            verify=tls,
+            trust_env=False,
+            follow_redirects=False,
+            timeout=None,  # noqa: S113 - the caller's time covers all of the errand
+        )
 
     async def __aenter__(self) -> Self:
         return self

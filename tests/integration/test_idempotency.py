@@ -67,7 +67,7 @@ async def test_retries_while_it_runs_wait_for_it(service: Service) -> None:
     """Five calls at once, one of them cut off: one piece of work, one answer for all that stayed."""
     before = await calls_of(service, "slow")
     first = later(chat(service, "chat-2", "hello", "slow", 30))
-    await service.busy("slow", running=1)
+    await until(lambda: _more_than(service, "slow", before))
     others = [later(chat(service, "chat-2", "hello", "slow", 30)) for _ in range(4)]
     first.cancel()
     answers = await asyncio.gather(*others)
@@ -85,8 +85,9 @@ async def test_a_stream_is_replayed_as_it_was(service: Service) -> None:
         assert answer.status_code == 200
         return answer.content
 
+    before = await calls_of(service, "slow")
     first = later(stream())
-    await service.busy("slow", running=1)
+    await until(lambda: _more_than(service, "slow", before))
     second = await stream()
     assert await first == second == await stream()
     assert second.endswith(b"data: [DONE]\n\n")
@@ -132,7 +133,7 @@ async def test_keys_outlive_a_kill(serve: Serve) -> None:
     """What was answered is replayed by the next life; what was cut off is done by it, under the same key."""
     service = await serve(model("a"), model("slow", script={"tokens_per_second": 20}))
     answered = await chat(service, "answered", "hello")
-    cut = later(chat(service, "cut", "hello", "slow", 40))
+    cut = later(chat(service, "cut", "hello", "slow", 100))
     await service.busy("slow", running=1)
     job = {"prompt": "later", "wait": False, "model": "slow", "parameters": {"max_tokens": 40}}
     accepted = await service.http.post(TEXT, json=job, headers=keyed("job"))
@@ -142,10 +143,10 @@ async def test_keys_outlive_a_kill(serve: Serve) -> None:
     await service.start()
 
     assert await chat(service, "answered", "hello") == (answered[0], True, answered[2])
-    assert await chat(service, "cut", "hello", "slow", 40) == (
+    assert await chat(service, "cut", "hello", "slow", 100) == (
         (await service.journal(model="slow"))[0]["request_id"],
         False,
-        expected_answer("hello", 40),
+        expected_answer("hello", 100),
     )
     again = await service.http.post(TEXT, json=job, headers=keyed("job"))
     assert again.json()["request_id"] == accepted.json()["request_id"]
@@ -168,6 +169,10 @@ async def test_a_job_whose_answer_was_lost_is_found_by_its_key(serve: Serve) -> 
         assert ids | {again.json()["request_id"]} == {again.json()["request_id"]}
         assert (await done(service, again.json()["request_id"]))["text"] == expected_answer(f"job {n}", 3)
     await until(lambda: _jobs(service, 2))
+
+
+async def _more_than(service: Service, name: str, count: int) -> bool:
+    return await calls_of(service, name) > count
 
 
 async def _jobs(service: Service, count: int) -> bool:

@@ -23,12 +23,12 @@ async def test_the_service_lives_on_postgresql(serve: Serve, url: str, tmp_path:
     """Calls and jobs are served and kept; SIGKILL loses no job; another control plane is told who holds the store."""
     service = await serve(model("a"), model("slow", slots=1, script={"tokens_per_second": 30}), store={"url": url})
     assert await ask(service.openai(), "a", "hello") == expected_answer("hello", 4)
-    ids = [await submit(service, TEXT, model="slow", prompt=f"{n}", parameters={"max_tokens": 20}) for n in range(3)]
+    ids = [await submit(service, TEXT, model="slow", prompt=f"{n}", parameters={"max_tokens": 60}) for n in range(3)]
     await service.busy("slow", running=1)
 
     await service.restart()
     results = [await done(service, request_id) for request_id in ids]
-    assert [each["text"] for each in results] == [expected_answer(f"{n}", 20) for n in range(3)]
+    assert [each["text"] for each in results] == [expected_answer(f"{n}", 60) for n in range(3)]
     assert {row["request_id"] for row in await service.journal()} >= set(ids)
     assert not list(service.state_dir.glob("store.sqlite*"))
 

@@ -50,10 +50,7 @@ class Poster:
             "content-type": "application/json",
         }
         try:
-            async with (
-                asyncio.timeout(seconds),
-                Outbound(self._outbound, self._resolve, self._rules.tls, seconds) as outbound,
-            ):
+            async with asyncio.timeout(seconds), Outbound(self._outbound, self._resolve, self._rules.tls) as outbound:
                 return await _followed(outbound, delivery.url, Sending("POST", headers, delivery.body))
         except TimeoutError:
             return Reply(None, f"no answer within {seconds:g} s")
