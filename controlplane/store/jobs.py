@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Dialect, Row, Table, delete, func, insert, select, tuple_, update
 
 from controlplane.core.model import InferenceType, Outcome, RequestHead, RequestStatus
-from controlplane.store import history, idempotency, outbox
+from controlplane.store import batches, history, idempotency, outbox
 from controlplane.store.records import (
     AttemptRecord,
     JobDraft,
@@ -32,10 +32,11 @@ _ACCEPTED = [requests.c[name] for name in RequestAccepted._fields]
 
 
 class Finished(NamedTuple):
-    """Whether this was the end of a job, and whether a callback is due because of it."""
+    """Whether this was the end of a job, whether a callback is due because of it, and whether it ended a batch."""
 
     ended: bool
     told: bool
+    batch_ended: bool = False
 
 
 class InFlight(NamedTuple):
@@ -93,7 +94,8 @@ def finish(connection: Connection, end: JobEnd) -> Finished:
         _insert_many(connection, results, [(row.accepted.request_id, end.result)])
     told = _tell(connection, end)
     connection.execute(delete(payloads).where(payloads.c.request_id == row.accepted.request_id))
-    return Finished(ended=True, told=told)
+    batch_ended = batches.note_end(connection, row.accepted.request_id, row.outcome)
+    return Finished(ended=True, told=told, batch_ended=batch_ended)
 
 
 def set_priority(connection: Connection, request_id: str, priority: int) -> bool:

@@ -16,6 +16,7 @@ from controlplane.core.model import Intent, RequestHead
 from controlplane.ports import Clock
 from controlplane.store import events, history, intents, jobs, load_times, replicas, retention, totals
 from controlplane.store.acceptance import Acceptance
+from controlplane.store.batch_edges import Batches, Files
 from controlplane.store.database import Database, Place, opened
 from controlplane.store.edges import Keys, Outbox
 from controlplane.store.errors import mapped
@@ -66,6 +67,8 @@ class Store:
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="store-reader")
         self.outbox = Outbox(self._writer, self._read, clock)
         self.keys = Keys(self._writer, self._read, clock)
+        self.files = Files(self._writer, self._read, clock)
+        self.batches = Batches(self._writer, self._read, clock)
 
     @classmethod
     async def open(
@@ -195,6 +198,8 @@ class Store:
         finished = await self._writer.commit(lambda connection: jobs.finish(connection, end))
         if finished.told:
             self.outbox.on_due()
+        if finished.batch_ended:
+            self.batches.on_ended()
         return finished.ended
 
     async def set_job_priority(self, request_id: str, priority: int) -> bool:

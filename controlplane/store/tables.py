@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     CheckConstraint,
     Column,
@@ -22,6 +23,7 @@ from sqlalchemy import (
 )
 
 from controlplane.core.model import InferenceType, Outcome, ReplicaState, RequestStatus
+from controlplane.store.batch_records import BatchStatus, Purpose
 from controlplane.store.deliveries import DeliveryState
 from controlplane.store.records import LoadTier, Mode
 
@@ -259,3 +261,56 @@ idempotency = Table(
     Column("body", LargeBinary),
 )
 Index("ix_idempotency_expires", idempotency.c.expires_at)
+
+# What callers uploaded and what batches came to; the content is in the files folder, under the same id.
+files = Table(
+    "files",
+    metadata,
+    Column("file_id", Text, primary_key=True),
+    Column("client", Text),
+    Column("purpose", Text, nullable=False),
+    Column("filename", Text, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double),
+    _one_of("purpose", Purpose),
+)
+Index("ix_files_created", files.c.created_at, files.c.file_id)
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("batch_id", Text, primary_key=True),
+    Column("client", Text),
+    Column("endpoint", Text, nullable=False),
+    Column("input_file_id", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double, nullable=False),
+    Column("stamps", JSON, nullable=False),
+    Column("metadata", JSON, nullable=False),
+    Column("errors", JSON, nullable=False),
+    Column("total", Integer, nullable=False),
+    Column("completed", Integer, nullable=False),
+    Column("failed", Integer, nullable=False),
+    Column("read_lines", Integer, nullable=False),
+    Column("read_bytes", BigInteger, nullable=False),
+    Column("output_expires_seconds", Integer, nullable=False),
+    Column("output_file_id", Text),
+    Column("error_file_id", Text),
+    _one_of("status", BatchStatus),
+)
+Index("ix_batches_created", batches.c.created_at, batches.c.batch_id)
+
+# The lines of batches that are not over. No reference to requests: a line that was refused at the door has none.
+batch_lines = Table(
+    "batch_lines",
+    metadata,
+    Column("batch_id", Text, ForeignKey("batches.batch_id", ondelete="CASCADE"), primary_key=True),
+    Column("n", Integer, primary_key=True),
+    Column("custom_id", Text, nullable=False),
+    Column("request_id", Text),
+    Column("http_status", Integer),
+    Column("body", LargeBinary),
+)
+Index("ix_batch_lines_request", batch_lines.c.request_id, unique=True)
