@@ -57,9 +57,9 @@ class Outbox:
         """What to deliver; None when it has ended meanwhile."""
         return await self._read("read the callback", partial(outbox.load, request_id=request_id))
 
-    async def next_due_at(self) -> float | None:
-        """When the next one will be due that is not yet."""
-        return await self._read("read the callbacks", partial(outbox.next_due_at, after=self._clock()))
+    async def next_due_at(self, after: float) -> float | None:
+        """When the first one after that moment is due."""
+        return await self._read("read the callbacks", partial(outbox.next_due_at, after=after))
 
     async def record(self, ended: DeliveryTry) -> bool:
         """Write how a try ended; False when the delivery has moved on meanwhile."""

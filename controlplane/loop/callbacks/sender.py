@@ -68,9 +68,11 @@ class CallbackSender:
 
     async def _look(self, tasks: asyncio.TaskGroup) -> float:
         """Start what can be started; seconds until something else will be due."""
+        # Of before the search: what becomes due while we search must not fall between the two questions.
+        began = self._clock()
         while any([await self._start_some(tasks, search) for search in self._lanes.searches()]):
             pass
-        due_at = await self._outbox.next_due_at()
+        due_at = await self._outbox.next_due_at(began)
         return _LOOK_AGAIN_SECONDS if due_at is None else min(_LOOK_AGAIN_SECONDS, max(0.0, due_at - self._clock()))
 
     async def _start_some(self, tasks: asyncio.TaskGroup, search: Search) -> bool:

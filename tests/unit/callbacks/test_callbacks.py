@@ -5,13 +5,16 @@ import base64
 import hmac
 import ssl
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
 from callback_desk import SECRET, Desk
 
 from controlplane.loop.callbacks.lanes import LaneRules
+from controlplane.store import outbox
 from controlplane.store.deliveries import DeliveryState
+from controlplane.store.store import Store
 from tests.fakes.callback_receiver import HANG, OK, receiving, status
 
 CERTIFICATE = Path(__file__).parents[1] / "media" / "pictures.test.pem"
@@ -30,7 +33,7 @@ async def test_a_callback_arrives_signed(desk: Desk) -> None:
     expected = base64.b64encode(hmac.digest(SECRET, signed, "sha256")).decode()
     assert came.headers["webhook-signature"] == f"v1,{expected}"
     assert (row.due_at, row.last_status, row.last_error) == (None, 200, None)
-    assert await desk.store.outbox.next_due_at() is None
+    assert await desk.store.outbox.next_due_at(0.0) is None
 
 
 async def test_a_failing_receiver_is_tried_again_later(desk: Desk) -> None:
@@ -251,3 +254,31 @@ async def test_a_name_server_that_hangs_holds_up_only_itself(desk: Desk) -> None
         await desk.write("well", desk.url("/hook"))
         await desk.row("well", DELIVERED, 1)
         await desk.row("silent", PENDING, 0)
+
+
+STEP = 2**-10
+
+
+class Creeping:
+    """A clock that moves on a little at every look, so that something is always just becoming due."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        self.now += STEP
+        return self.now
+
+
+@pytest.mark.parametrize("ahead", range(1, 12))
+async def test_what_becomes_due_during_a_search_is_not_overlooked(tmp_path: Path, ahead: int) -> None:
+    """Whichever two looks at the clock its time falls between, it is delivered without anybody asking again."""
+    clock = Creeping()
+    store = await Store.open(tmp_path / "creeping.db", holder="the test", clock=clock)
+    async with receiving() as here:
+        desk = Desk(store, clock, here)
+        row = partial(outbox.write, request_id="r", url=desk.url("/hook"), body=b"{}")
+        await store._writer.commit(partial(row, at=clock.now + ahead * STEP))
+        async with desk.sending():
+            await here.until(1)
+    await store.close()
