@@ -17,12 +17,15 @@ from controlplane.api.app import Asgi, application
 from controlplane.api.auth import Keyring
 from controlplane.api.calls import Readers
 from controlplane.api.context import Context
+from controlplane.api.openai.batch_lines import line_ask
 from controlplane.core.batching import BatchRules, Mode, RowMemory, rules_for
 from controlplane.core.estimates import Estimate
 from controlplane.core.lifecycle import Backoff
 from controlplane.core.webhook import decoded_secret
 from controlplane.loop.actuator import Actuator
 from controlplane.loop.admission import Admission, DoorRules
+from controlplane.loop.batches.batches import Batches, BatchParts
+from controlplane.loop.batches.lines import Taker
 from controlplane.loop.callbacks.lanes import LaneRules, Lanes
 from controlplane.loop.callbacks.names import NameLookups
 from controlplane.loop.callbacks.post import Poster, PostRules
@@ -43,6 +46,7 @@ from controlplane.loop.telemetry import Telemetry
 from controlplane.loop.world import DEFAULT_STOP_GRACE_SECONDS, ModelEntry, World
 from controlplane.media.artifacts import ArtifactLimits, Artifacts
 from controlplane.media.fetching import FetchRules, ImageFetcher
+from controlplane.media.file_folder import FileFolder
 from controlplane.media.folder import MediaFolder
 from controlplane.media.intake import Intake
 from controlplane.media.media import Media
@@ -82,6 +86,7 @@ class Service:
     admission: Admission
     dispatcher: Dispatcher
     jobs: Jobs
+    batches: Batches
     callbacks: CallbackSender
     backoff: Backoff
 
@@ -111,7 +116,9 @@ async def assemble(settings: Settings, store: Store, clock: Clock) -> Service:
     media, commands = _media(settings, clock), Commands(world, store, inbox.poke)
     readers = Readers(admission, media, private_callbacks=settings.callbacks.allow_private_addresses)
     jobs = Jobs.make(JobSurroundings(around, admission, store, media.artifacts, telemetry, world), readers.prepare)
-    context = _context(settings, parts, _Orders(admission, commands, media, jobs))
+    files = FileFolder(settings.state_dir / "files")
+    batches = _batches(settings, parts, files, jobs, admission)
+    context = _context(settings, parts, _Orders(admission, commands, media, jobs, files, batches))
     return Service(
         app=application(context, readers),
         world=world,
@@ -127,6 +134,7 @@ async def assemble(settings: Settings, store: Store, clock: Clock) -> Service:
         admission=admission,
         dispatcher=dispatcher,
         jobs=jobs,
+        batches=batches,
         callbacks=_callbacks(settings, store, telemetry, clock),
         backoff=backoff,
     )
@@ -239,6 +247,20 @@ def _callbacks(settings: Settings, store: Store, telemetry: Telemetry, clock: Cl
     )
 
 
+def _batches(settings: Settings, parts: Parts, files: FileFolder, jobs: Jobs, admission: Admission) -> Batches:
+    return Batches(
+        BatchParts(
+            store=parts.store,
+            folder=files,
+            taker=Taker(admission, line_ask),
+            dispatcher=parts.dispatcher,
+            orders=jobs.orders,
+            clock=parts.world.clock,
+            max_line_bytes=settings.server.max_body_mib * _MIB,
+        )
+    )
+
+
 class _Orders(NamedTuple):
     """What the HTTP layer may ask for."""
 
@@ -246,6 +268,8 @@ class _Orders(NamedTuple):
     commands: Commands
     media: Media
     jobs: Jobs
+    files: FileFolder
+    batches: Batches
 
 
 def _context(settings: Settings, parts: Parts, orders: _Orders) -> Context:
@@ -258,6 +282,8 @@ def _context(settings: Settings, parts: Parts, orders: _Orders) -> Context:
         store=parts.store,
         media=orders.media,
         jobs=orders.jobs,
+        files=orders.files,
+        batches=orders.batches,
         telemetry=parts.telemetry,
         max_body_bytes=settings.server.max_body_mib * _MIB,
         cors_origins=settings.server.cors_origins,

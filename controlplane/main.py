@@ -54,6 +54,7 @@ async def _serve(settings: Settings, keep_engines: bool) -> None:
             await service.observer.measure()
             await service.recovery.run()
             backlog = await service.jobs.recovery.run()
+            await service.batches.tidy()
             server = Server(service.app, bound)
             _calm_collector()
             host, port = bound.getsockname()[:2]
@@ -95,6 +96,7 @@ async def _until_stopped(
                 ("retention", retention.run()),
                 ("backlog", backlog.run()),
                 ("callbacks", service.callbacks.run()),
+                ("batches", service.batches.run()),
             )
         ]
         for task in background:

@@ -20,7 +20,9 @@ from controlplane.api.errors import error_body, retry_headers, unavailable
 from controlplane.api.jobs.routes import jobs_router
 from controlplane.api.jobs.stats import stats_router
 from controlplane.api.keyed import Keyed
+from controlplane.api.openai.batches import batches_router
 from controlplane.api.openai.engine_calls import ENGINE_PATHS
+from controlplane.api.openai.files import files_router
 from controlplane.api.openai.image_calls import IMAGE_PATHS
 from controlplane.api.openai.models import models_router
 from controlplane.api.probes import probes_router
@@ -85,7 +87,8 @@ def _framework(context: Context) -> FastAPI:
     app.add_exception_handler(StoreFailure, _on_store_failure)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
-    for router in (probes_router, models_router, artifacts_router, jobs_router, stats_router, admin_router):
+    openai = (models_router, files_router, batches_router)
+    for router in (probes_router, *openai, artifacts_router, jobs_router, stats_router, admin_router):
         app.include_router(router(context))
     return app
 

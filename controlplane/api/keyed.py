@@ -68,7 +68,7 @@ class Keyed:
         headers = dict(scope["headers"])
         try:
             client = self._keyring.identify(headers)
-            key = _valid_key(headers[_HEADER])
+            key = valid_key(headers[_HEADER])
             body = await read_body(receive, headers, self._max_body_bytes)
             claim = IdempotencyClaim(client.name, key, _fingerprint(scope["path"], headers, body))
             await self._answer(claim, scope, body, send)
@@ -165,7 +165,7 @@ def _reused() -> RequestRejected:
     )
 
 
-def _valid_key(header: bytes) -> str:
+def valid_key(header: bytes) -> str:
     """Raises RequestRejected."""
     if not 0 < len(header) <= _LONGEST_KEY or not header.isascii() or not header.decode("ascii").isprintable():
         message = f"Idempotency-Key must be 1 to {_LONGEST_KEY} printable ASCII characters, such as a UUID"
