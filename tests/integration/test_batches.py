@@ -14,7 +14,7 @@ from service import Serve, Service, model, until
 
 from engines.simulated.text import expected_answer
 
-LINES = int(os.environ.get("BATCH_LINES", "240"))
+LINES = int(os.environ.get("BATCH_LINES", "5000"))
 SLOW = {"tokens_per_second": 20}
 
 
