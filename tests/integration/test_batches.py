@@ -32,7 +32,10 @@ async def test_a_batch_outlives_two_deaths(serve: Serve) -> None:
     batch = await order(service.openai(), lines, metadata={"run": "1"})
     for share in (6, 2):
         await counted(service, batch.id, len(good) // share)
-        await service.restart()
+        await service.kill()
+        for name in (f"file-{'0' * 27}", f"file-{'1' * 27}.part"):
+            (service.state_dir / "files" / name).write_bytes(b"of a life that ended in the middle")
+        await service.start()
 
     over = await ended(service, batch.id, timeout=60 + LINES)
 
@@ -50,6 +53,8 @@ async def test_a_batch_outlives_two_deaths(serve: Serve) -> None:
     wrong = {(each["response"]["status_code"], each["response"]["body"]["error"]["param"]) for each in refused}
     assert wrong == {(404, "model"), (400, "max_tokens")}
     assert len({each["id"] for each in answered + refused}) == LINES
+    there = {path.name for path in (service.state_dir / "files").iterdir()}
+    assert there == {over.input_file_id, over.output_file_id, over.error_file_id}
 
 
 async def test_bad_files_fail_with_every_bad_line_named(serve: Serve) -> None:

@@ -72,13 +72,11 @@ class OutputFiles:
 
     async def write(self, ends: Sequence[LineEnd]) -> None:
         """Raises StoreFailure."""
-        good = [_line(end, self._status) for end in ends if _is_good(end)]
-        bad = [_line(end, self._status) for end in ends if not _is_good(end)]
-        await asyncio.to_thread(self._write, good, bad)
+        await asyncio.to_thread(self._write, ends)
 
-    def _write(self, good: list[bytes], bad: list[bytes]) -> None:
-        self.output.write(good)
-        self.errors.write(bad)
+    def _write(self, ends: Sequence[LineEnd]) -> None:
+        self.output.write([_line(end, self._status) for end in ends if _is_good(end)])
+        self.errors.write([_line(end, self._status) for end in ends if not _is_good(end)])
 
     def remove(self) -> None:
         self.output.remove()
@@ -103,9 +101,17 @@ def _line(end: LineEnd, status: BatchStatus) -> bytes:
 
 def _body(end: LineEnd) -> object:
     if end.body is not None:
-        return orjson.Fragment(end.body)
+        return _read(end.body)
     kind = "server_error" if (end.http_status or 500) >= 500 else "invalid_request_error"
     return {"error": {"message": end.error_message, "type": kind, "param": None, "code": end.error_code}}
+
+
+def _read(body: bytes) -> object:
+    """What an engine answered may be written over several lines, and need not be JSON."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return body.decode("utf-8", "replace")
 
 
 def _error(end: LineEnd, status: BatchStatus) -> dict[str, str]:
