@@ -304,3 +304,18 @@ async def test_batches_belong_to_their_key(serve: Serve) -> None:
         return (await alice.batches.retrieve(batch.id)).status == "completed"
 
     await until(over)
+
+
+async def test_a_batch_that_cannot_be_read_keeps_nobody_waiting(serve: Serve) -> None:
+    """Its file is gone from the disk: other batches go on, and it can be cancelled."""
+    service = await serve(model("a"))
+    client = service.openai()
+    lost = await client.files.create(file=file_of([chat("0", "a", "x")]), purpose="batch")
+    (service.state_dir / "files" / lost.id).unlink()
+    stuck = await client.batches.create(input_file_id=lost.id, endpoint=CHAT, completion_window="24h")
+
+    good = await order(client, [chat("0", "a", "x")])
+    assert (await ended(service, good.id)).status == "completed"
+    assert (await client.batches.retrieve(stuck.id)).status == "validating"
+    await client.batches.cancel(stuck.id)
+    assert (await ended(service, stuck.id)).status == "cancelled"

@@ -49,6 +49,7 @@ class Batches:
     def __init__(self, parts: BatchParts) -> None:
         self._parts = parts
         self._news = asyncio.Event()
+        self._resting: set[str] = set()
         parts.store.batches.on_ended = self.wake
 
     def wake(self) -> None:
@@ -71,7 +72,8 @@ class Batches:
         try:
             await self._remove_expired_files()
             for batch in await self._parts.store.batches.not_over():
-                went_on = await self._step(batch) or went_on
+                if batch.batch_id not in self._resting:
+                    went_on = await self._stepped(batch) or went_on
         except StoreFailure as exc:
             log.warning("batches.delayed", reason=str(exc))
             await asyncio.sleep(_PAUSE_SECONDS)
@@ -84,6 +86,20 @@ class Batches:
                 await self._news.wait()
         except TimeoutError:
             return
+
+    async def _stepped(self, batch: BatchRecord) -> bool:
+        """One that cannot go on for now, because its file cannot be read, say, keeps no other one waiting."""
+        try:
+            return await self._step(batch)
+        except StoreFailure as exc:
+            log.warning("batch.delayed", batch=batch.batch_id, reason=str(exc))
+            self._resting.add(batch.batch_id)
+            asyncio.get_running_loop().call_later(_PAUSE_SECONDS, self._rested, batch.batch_id)
+            return False
+
+    def _rested(self, batch_id: str) -> None:
+        self._resting.discard(batch_id)
+        self.wake()
 
     async def _step(self, batch: BatchRecord) -> bool:
         match batch.status:
