@@ -62,7 +62,11 @@ class Launch:
 
 
 class Call(NamedTuple):
-    """One call for an engine, as accepted at the door. `body` is passed on as it came."""
+    """One call for an engine, as accepted at the door. `body` is passed on as it came.
+
+    `kept`: the work belongs to its id and not to the connection; sent again, it is gone on with, not done twice.
+    Engines that cannot do that do as ever.
+    """
 
     method: str
     path: str
@@ -72,6 +76,7 @@ class Call(NamedTuple):
     priority: int
     stream: bool
     trace_headers: Sequence[Header] = ()
+    kept: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +92,14 @@ class Probe:
     waiting: int | None = None
     progressed: float | None = None
     detail: str = ""
+
+
+class WorkProgress(NamedTuple):
+    """`done` of `total`, in `unit`: "steps" or "images"."""
+
+    done: int
+    total: int
+    unit: str
 
 
 class Ending(StrEnum):
@@ -166,8 +179,20 @@ class EngineAdapter(Protocol):
         """The call that does a task with the model of that name. Raises `adapters.tasks.TaskRefused`."""
         ...
 
+    def task_stream(self, call: TaskCall) -> TaskCall | None:
+        """The same call with its answer as a stream that `ChatGathering` reads; None where that cannot be."""
+        ...
+
     def task_result(self, task: Task, body: bytes) -> TaskResult:
         """What the good answer to that call says. Raises `adapters.errors.EngineProtocolError`."""
+        ...
+
+    async def progress(self, endpoint: Endpoint, request_id: str) -> WorkProgress | None:
+        """How far the engine is with a request; None where it does not tell. Never raises."""
+        ...
+
+    async def end(self, endpoint: Endpoint, request_id: str) -> None:
+        """Have work given up that is `kept`, whoever asked for it. Harmless where there is none. Never raises."""
         ...
 
     async def probe(self, endpoint: Endpoint) -> Probe:

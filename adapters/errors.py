@@ -3,6 +3,7 @@
     EngineError
     ├── EngineUnreachable     nothing was delivered: safe to try again, here or elsewhere
     ├── EngineDied            the connection was lost after the request was sent
+    ├── EngineDeclined        the engine answered that it cannot do it now: another try may succeed
     ├── EngineProtocolError   the engine answered, but not in valid HTTP (or too much of it)
     ├── EngineTimeout         the engine took longer than the caller allowed
     └── LaunchError           the model cannot be started as it is configured: edit its entry
@@ -23,6 +24,10 @@ class EngineUnreachable(EngineError):
 
 class EngineDied(EngineError):
     """The connection went away after the request was sent; the engine may have worked on it."""
+
+
+class EngineDeclined(EngineError):
+    """The engine lives and has refused for now (it is full, closing, or failed inside); nothing was done."""
 
 
 class EngineProtocolError(EngineError):

@@ -9,11 +9,11 @@ from typing import Literal
 
 import orjson
 
-from adapters.base import Batching, Call, Header, Launch, ModelLaunch, NormalError, Probe, Target, Verdict
+from adapters.base import Batching, Call, Header, Launch, ModelLaunch, NormalError, Probe, Target, Verdict, WorkProgress
 from adapters.batching import image_key, image_rows
 from adapters.endpoint import Endpoint
 from adapters.errors import LaunchError
-from adapters.tasks import Task, TaskCall, TaskResult, openai_call, openai_result
+from adapters.tasks import Task, TaskCall, TaskResult, openai_call, openai_result, openai_stream
 from adapters.vllm import errors, log, probe, verdict, wire
 from engines.simulated.script import Script, ScriptError, parse_script
 
@@ -67,8 +67,17 @@ class SimulatedAdapter:
     def task_call(self, task: Task, model_name: str) -> TaskCall:
         return openai_call(task, model_name)
 
+    def task_stream(self, call: TaskCall) -> TaskCall | None:
+        return openai_stream(call)
+
     def task_result(self, task: Task, body: bytes) -> TaskResult:
         return openai_result(task, body)
+
+    async def progress(self, endpoint: Endpoint, request_id: str) -> WorkProgress | None:  # noqa: ARG002
+        return None
+
+    async def end(self, endpoint: Endpoint, request_id: str) -> None:
+        """Nothing is kept: work ends with its connection."""
 
     async def probe(self, endpoint: Endpoint) -> Probe:
         return await probe.look(endpoint)

@@ -109,6 +109,14 @@ def openai_call(task: Task, model_name: str) -> TaskCall:
         raise TaskRefused("parameters", f"parameters cannot be written as JSON: {exc}") from exc
 
 
+def openai_stream(call: TaskCall) -> TaskCall | None:
+    """The same chat with its answer as a stream that ends with its token counts; None for what is no chat."""
+    if call.path != CHAT_PATH:
+        return None
+    fields = {**call.fields, "stream": True, "stream_options": {"include_usage": True}}
+    return call._replace(body=orjson.dumps(fields), fields=fields)
+
+
 def openai_result(task: Task, body: bytes) -> TaskResult:
     """Raises EngineProtocolError when the answer is not what the task is answered with."""
     try:

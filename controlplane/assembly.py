@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from importlib import metadata
 from pathlib import Path
+from random import random
+from typing import NamedTuple
 
 import pynvml
 
@@ -13,15 +15,26 @@ from adapters.base import EngineAdapter
 from adapters.registry import make_adapters
 from controlplane.api.app import Asgi, application
 from controlplane.api.auth import Keyring
+from controlplane.api.calls import Readers
 from controlplane.api.context import Context
+from controlplane.api.openai.batch_lines import line_ask
 from controlplane.core.batching import BatchRules, Mode, RowMemory, rules_for
 from controlplane.core.estimates import Estimate
 from controlplane.core.lifecycle import Backoff
+from controlplane.core.webhook import decoded_secret
 from controlplane.loop.actuator import Actuator
 from controlplane.loop.admission import Admission, DoorRules
+from controlplane.loop.batches.batches import Batches, BatchParts
+from controlplane.loop.batches.lines import Taker
+from controlplane.loop.callbacks.lanes import LaneRules, Lanes
+from controlplane.loop.callbacks.names import NameLookups
+from controlplane.loop.callbacks.post import Poster, PostRules
+from controlplane.loop.callbacks.secrets import Secrets, own_secret
+from controlplane.loop.callbacks.sender import CallbackSender, SenderRules
 from controlplane.loop.commands import Commands
 from controlplane.loop.dispatcher import Dispatcher
 from controlplane.loop.exchange import Surroundings
+from controlplane.loop.jobs.jobs import Jobs, JobSurroundings
 from controlplane.loop.launches import LaunchBook, Scalar
 from controlplane.loop.loop import Inbox, Loop, LoopRules, Parts
 from controlplane.loop.observer import Observer, ObserverRules
@@ -33,6 +46,7 @@ from controlplane.loop.telemetry import Telemetry
 from controlplane.loop.world import DEFAULT_STOP_GRACE_SECONDS, ModelEntry, World
 from controlplane.media.artifacts import ArtifactLimits, Artifacts
 from controlplane.media.fetching import FetchRules, ImageFetcher
+from controlplane.media.file_folder import FileFolder
 from controlplane.media.folder import MediaFolder
 from controlplane.media.intake import Intake
 from controlplane.media.media import Media
@@ -49,6 +63,7 @@ from controlplane.store.store import Store
 from engines.pictures.intake import Limits
 
 WAIT_TICK_SECONDS = 1.0
+_NAMES_AT_ONCE = 256
 _MIB = 1024 * 1024
 
 
@@ -70,6 +85,9 @@ class Service:
     rows: RowKeeper
     admission: Admission
     dispatcher: Dispatcher
+    jobs: Jobs
+    batches: Batches
+    callbacks: CallbackSender
     backoff: Backoff
 
 
@@ -86,24 +104,30 @@ async def assemble(settings: Settings, store: Store, clock: Clock) -> Service:
     devices = await detect(settings.devices.source, pynvml)
     exits = _Exits()
     environments = Environments(settings.engines_dir, shipped_recipes())
-    runtime, files = make_runtime(settings, devices, environments, exits), make_model_files(settings, environments)
+    runtime = make_runtime(settings, devices, environments, exits)
+    model_files = make_model_files(settings, environments)
     backoff = Backoff(settings.scheduling.backoff_initial_seconds, settings.scheduling.backoff_max_seconds)
     rows, outlook, telemetry = RowKeeper(world, store), Outlook(world), Telemetry()
     observer = Observer(world, devices, runtime, _observer_rules(settings), inbox.report)
     dispatcher = Dispatcher(world, inbox.poke, observer.wake)
-    actuator = Actuator(world, runtime, _launch_book(settings, files), Proofs(world, devices), inbox.report)
+    actuator = Actuator(world, runtime, _launch_book(settings, model_files), Proofs(world, devices), inbox.report)
     exits.listener = actuator.exited
     around = Surroundings(dispatcher, store, clock, WAIT_TICK_SECONDS)
     admission = Admission(world, outlook, around, telemetry, _door_rules(settings, backoff))
     parts = Parts(world, dispatcher, actuator, rows, store, outlook, telemetry)
     media, commands = _media(settings, clock), Commands(world, store, inbox.poke)
+    readers = Readers(admission, media, private_callbacks=settings.callbacks.allow_private_addresses)
+    jobs = Jobs.make(JobSurroundings(around, admission, store, media.artifacts, telemetry, world), readers.prepare)
+    files = FileFolder(settings.state_dir / "files")
+    batches = _batches(settings, parts, files, jobs, admission)
+    context = _context(settings, parts, _Orders(admission, commands, media, jobs, files, batches))
     return Service(
-        app=application(_context(settings, parts, admission, commands, media)),
+        app=application(context, readers),
         world=world,
         store=store,
         media=media,
         runtime=runtime,
-        model_files=files,
+        model_files=model_files,
         inbox=inbox,
         loop=Loop(inbox, parts, LoopRules(settings.scheduling.resync_seconds, backoff)),
         observer=observer,
@@ -112,6 +136,9 @@ async def assemble(settings: Settings, store: Store, clock: Clock) -> Service:
         rows=rows,
         admission=admission,
         dispatcher=dispatcher,
+        jobs=jobs,
+        batches=batches,
+        callbacks=_callbacks(settings, store, telemetry, clock),
         backoff=backoff,
     )
 
@@ -202,15 +229,58 @@ def _media(settings: Settings, clock: Clock) -> Media:
     )
 
 
-def _context(settings: Settings, parts: Parts, admission: Admission, commands: Commands, media: Media) -> Context:
+def _callbacks(settings: Settings, store: Store, telemetry: Telemetry, clock: Clock) -> CallbackSender:
+    """Raises ConfigError when the service's own secret cannot be read or made."""
+    rules, named = settings.callbacks, dict[str, list[bytes]]()
+    for each in rules.secrets:
+        named.setdefault(each.name, []).append(decoded_secret(each.secret.get_secret_value()))
+    secrets = Secrets(named, own_secret(settings.state_dir / "callback_secret"))
+    return CallbackSender(
+        store.outbox,
+        Poster(PostRules(rules.allow_private_addresses, rules.timeout_seconds), secrets, NameLookups(_NAMES_AT_ONCE)),
+        Lanes(LaneRules(rules.per_host)),
+        SenderRules(rules.patience, random, clock),
+        telemetry,
+    )
+
+
+def _batches(settings: Settings, parts: Parts, files: FileFolder, jobs: Jobs, admission: Admission) -> Batches:
+    return Batches(
+        BatchParts(
+            store=parts.store,
+            folder=files,
+            taker=Taker(admission, line_ask),
+            dispatcher=parts.dispatcher,
+            orders=jobs.orders,
+            clock=parts.world.clock,
+            max_line_bytes=settings.server.max_body_mib * _MIB,
+        )
+    )
+
+
+class _Orders(NamedTuple):
+    """What the HTTP layer may ask for."""
+
+    admission: Admission
+    commands: Commands
+    media: Media
+    jobs: Jobs
+    files: FileFolder
+    batches: Batches
+
+
+def _context(settings: Settings, parts: Parts, orders: _Orders) -> Context:
     return Context(
         keyring=Keyring(settings.api_keys, settings.server.cors_origins),
-        admission=admission,
-        commands=commands,
+        admission=orders.admission,
+        commands=orders.commands,
         outlook=parts.outlook,
         world=parts.world,
         store=parts.store,
-        media=media,
+        media=orders.media,
+        jobs=orders.jobs,
+        files=orders.files,
+        batches=orders.batches,
         telemetry=parts.telemetry,
         max_body_bytes=settings.server.max_body_mib * _MIB,
         cors_origins=settings.server.cors_origins,

@@ -8,8 +8,10 @@ import asyncio
 import contextlib
 import gc
 import os
+import socket
 from collections.abc import Coroutine
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -18,8 +20,10 @@ import uvloop
 from controlplane import logs
 from controlplane.assembly import Service, assemble, steady_clock
 from controlplane.loop import rejections
+from controlplane.loop.jobs.recovery import Backlog
 from controlplane.loop.retention import Retention
 from controlplane.loop.shutdown import stop_replicas
+from controlplane.ports import Clock
 from controlplane.server import Server, listen, stop_signals
 from controlplane.settings import Settings
 from controlplane.store.store import Store
@@ -29,6 +33,7 @@ log = structlog.get_logger(__name__)
 DRAIN = timedelta(seconds=30)
 _SAME_WISH_SECONDS = 1.0
 _COLLECT_EVERY = 50_000
+_SERVER_NOTICES_SECONDS = 5.0
 
 
 def serve(settings: Settings, *, keep_engines: bool = False) -> None:
@@ -43,22 +48,32 @@ async def _serve(settings: Settings, keep_engines: bool) -> None:
     bound = listen(settings.server.host, settings.server.port)
     with contextlib.closing(bound):
         settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        holder = f"inferctl serve, pid {os.getpid()}"
-        store = await Store.open(settings.state_dir / "store.sqlite", holder=holder, clock=clock)
+        store = await _opened_store(settings, clock)
         try:
             service = await assemble(settings, store, clock)
             await service.observer.measure()
             await service.recovery.run()
             await service.model_files.recover()
+            backlog = await service.jobs.recovery.run()
+            await service.batches.tidy()
             server = Server(service.app, bound)
             _calm_collector()
             host, port = bound.getsockname()[:2]
             log.info("listening", url=f"http://{host}:{port}", models=len(settings.models), pid=os.getpid())
             retention = Retention(store, service.media.artifacts, settings.retention, clock)
-            await _until_stopped(service, server, retention, keep_engines)
+            await _until_stopped(service, server, (retention, backlog), keep_engines)
         finally:
             await store.close()
     log.info("stopped")
+
+
+async def _opened_store(settings: Settings, clock: Clock) -> Store:
+    place = settings.store_place
+    # The host's name: the file lock tells it by itself, a server knows only where a connection comes from.
+    holder = f"inferctl serve, pid {os.getpid()}" + ("" if isinstance(place, Path) else f" on {socket.gethostname()}")
+    # A server sees a moment later than a kernel that the last holder has ended.
+    wait_seconds = 0.0 if isinstance(place, Path) else _SERVER_NOTICES_SECONDS
+    return await Store.open(place, holder=holder, clock=clock, wait_seconds=wait_seconds)
 
 
 def _calm_collector() -> None:
@@ -68,7 +83,10 @@ def _calm_collector() -> None:
     gc.set_threshold(_COLLECT_EVERY, 20, 20)
 
 
-async def _until_stopped(service: Service, server: Server, retention: Retention, keep_engines: bool) -> None:
+async def _until_stopped(
+    service: Service, server: Server, upkeep: tuple[Retention, Backlog], keep_engines: bool
+) -> None:
+    retention, backlog = upkeep
     signals = _Signals()
     with stop_signals(signals.count):
         background = [
@@ -77,6 +95,9 @@ async def _until_stopped(service: Service, server: Server, retention: Retention,
                 ("loop", service.loop.run()),
                 ("observer", service.observer.run()),
                 ("retention", retention.run()),
+                ("backlog", backlog.run()),
+                ("callbacks", service.callbacks.run()),
+                ("batches", service.batches.run()),
             )
         ]
         for task in background:
@@ -123,8 +144,9 @@ class _Signals:
 async def _finish_calls(service: Service, signals: _Signals) -> None:
     """What has a slot may finish; who still waits is told to come back."""
     service.admission.close()
-    service.dispatcher.refuse_all(rejections.closing())
+    service.dispatcher.close(rejections.closing())
     await _unless_insisted(service.admission.drained(DRAIN.total_seconds()), signals)
+    await service.jobs.runner.close()
 
 
 async def _stop_engines(service: Service) -> None:

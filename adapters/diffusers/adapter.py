@@ -3,12 +3,23 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 
-from adapters.base import Batching, Call, Header, Launch, ModelLaunch, NormalError, Probe, Target, Verdict
+from adapters.base import (
+    Batching,
+    Call,
+    Header,
+    Launch,
+    ModelLaunch,
+    NormalError,
+    Probe,
+    Target,
+    Verdict,
+    WorkProgress,
+)
 from adapters.batching import image_key, image_rows
-from adapters.diffusers import errors, launch, log, probe, verdict, wire
+from adapters.diffusers import errors, kept_work, launch, log, probe, verdict, wire
 from adapters.diffusers.footprint import Footprint, read_footprint
 from adapters.endpoint import Endpoint
-from adapters.tasks import Task, TaskCall, TaskResult, openai_call, openai_result
+from adapters.tasks import Task, TaskCall, TaskResult, openai_call, openai_result, openai_stream
 
 
 class DiffusersAdapter:
@@ -38,8 +49,17 @@ class DiffusersAdapter:
     def task_call(self, task: Task, model_name: str) -> TaskCall:
         return openai_call(task, model_name)
 
+    def task_stream(self, call: TaskCall) -> TaskCall | None:
+        return openai_stream(call)
+
     def task_result(self, task: Task, body: bytes) -> TaskResult:
         return openai_result(task, body)
+
+    async def progress(self, endpoint: Endpoint, request_id: str) -> WorkProgress | None:
+        return await kept_work.look(endpoint, request_id)
+
+    async def end(self, endpoint: Endpoint, request_id: str) -> None:
+        await kept_work.end(endpoint, request_id)
 
     async def probe(self, endpoint: Endpoint) -> Probe:
         return await probe.look(endpoint)

@@ -3,9 +3,9 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 
-from adapters.base import Batching, Call, Header, Launch, ModelLaunch, NormalError, Probe, Target, Verdict
+from adapters.base import Batching, Call, Header, Launch, ModelLaunch, NormalError, Probe, Target, Verdict, WorkProgress
 from adapters.endpoint import Endpoint
-from adapters.tasks import Task, TaskCall, TaskResult, openai_call, openai_result
+from adapters.tasks import Task, TaskCall, TaskResult, openai_call, openai_result, openai_stream
 from adapters.vllm import errors, launch, log, probe, verdict, wire
 from adapters.vllm.footprint import Footprint, read_footprint
 
@@ -37,8 +37,17 @@ class VllmAdapter:
     def task_call(self, task: Task, model_name: str) -> TaskCall:
         return openai_call(task, model_name)
 
+    def task_stream(self, call: TaskCall) -> TaskCall | None:
+        return openai_stream(call)
+
     def task_result(self, task: Task, body: bytes) -> TaskResult:
         return openai_result(task, body)
+
+    async def progress(self, endpoint: Endpoint, request_id: str) -> WorkProgress | None:  # noqa: ARG002
+        return None
+
+    async def end(self, endpoint: Endpoint, request_id: str) -> None:
+        """Nothing is kept: work ends with its connection."""
 
     async def probe(self, endpoint: Endpoint) -> Probe:
         return await probe.look(endpoint)

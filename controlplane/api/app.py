@@ -14,16 +14,20 @@ from starlette.exceptions import HTTPException
 from adapters.base import NormalError
 from controlplane.api.admin.routes import admin_router
 from controlplane.api.artifacts import artifacts_router
+from controlplane.api.calls import Calls, Readers
 from controlplane.api.context import Context
 from controlplane.api.errors import error_body, retry_headers, unavailable
-from controlplane.api.openai.engine_calls import ENGINE_PATHS, EngineCalls
-from controlplane.api.openai.image_calls import IMAGE_PATHS, ImageCalls
+from controlplane.api.jobs.routes import jobs_router
+from controlplane.api.jobs.stats import stats_router
+from controlplane.api.keyed import Keyed
+from controlplane.api.openai.batches import batches_router
+from controlplane.api.openai.engine_calls import ENGINE_PATHS
+from controlplane.api.openai.files import files_router
+from controlplane.api.openai.image_calls import IMAGE_PATHS
 from controlplane.api.openai.models import models_router
 from controlplane.api.probes import probes_router
 from controlplane.api.reply import Receive, Send
-from controlplane.api.serving import Serving
 from controlplane.api.unified.asks import UNIFIED_PATHS
-from controlplane.api.unified.calls import UnifiedCalls
 from controlplane.api.unified.schema import unified_paths
 from controlplane.errors import RequestRejected, StoreFailure
 from controlplane.settings import Scope
@@ -38,23 +42,15 @@ _BARE_PATHS = ENGINE_PATHS.keys() | IMAGE_PATHS.keys() | UNIFIED_PATHS.keys()
 Asgi = Callable[[Any, Receive, Send], Awaitable[None]]
 
 
-def application(context: Context) -> Asgi:
+def application(context: Context, readers: Readers) -> Asgi:
     """The whole service as one ASGI application."""
-    serving = Serving(context.outlook)
-    engine_calls = EngineCalls(context, serving)
-    image_calls = ImageCalls(context, serving)
-    unified_calls = UnifiedCalls(context, serving)
-    bare: dict[str, Asgi] = {
-        **dict.fromkeys(ENGINE_PATHS, engine_calls),
-        **dict.fromkeys(IMAGE_PATHS, image_calls),
-        **dict.fromkeys(UNIFIED_PATHS, unified_calls),
-    }
+    keys, keyring = context.store.keys, context.keyring
+    calls = Keyed(Calls(context, readers), keys, keyring, context.max_body_bytes, readers.refusal)
     rest: Asgi = _framework(context)
 
     async def app(scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
-        direct = bare.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
-        if direct is not None:
-            await direct(scope, receive, send)
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in readers.by_path:
+            await calls(scope, receive, send)
         else:
             await rest(scope, receive, send)
 
@@ -71,7 +67,8 @@ class _Rest(FastAPI):
 
     def openapi(self) -> dict[str, Any]:
         described = super().openapi()
-        described["paths"].update(unified_paths())
+        for path, methods in unified_paths().items():
+            described["paths"].setdefault(path, {}).update(methods)
         return described
 
 
@@ -90,8 +87,9 @@ def _framework(context: Context) -> FastAPI:
     app.add_exception_handler(StoreFailure, _on_store_failure)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
-    for router in (probes_router(context), models_router(context), artifacts_router(context), admin_router(context)):
-        app.include_router(router)
+    openai = (models_router, files_router, batches_router)
+    for router in (probes_router, *openai, artifacts_router, jobs_router, stats_router, admin_router):
+        app.include_router(router(context))
     return app
 
 

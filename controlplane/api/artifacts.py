@@ -28,10 +28,15 @@ def artifacts_router(context: Context) -> APIRouter:
     @router.api_route("/{name}", methods=["GET", "HEAD"], response_class=FileResponse)
     async def artifact(name: str) -> FileResponse:
         """A picture of a result; ranges are served."""
-        path, content_type = artifacts.open(name)
-        return FileResponse(path, media_type=content_type, headers=_HEADERS)
+        return artifact_response(artifacts, name)
 
     return router
+
+
+def artifact_response(artifacts: Artifacts, name: str) -> FileResponse:
+    """Raises RequestRejected (404) or StoreFailure."""
+    path, content_type = artifacts.open(name)
+    return FileResponse(path, media_type=content_type, headers=_HEADERS)
 
 
 def base_url(scope: Scope) -> str:

@@ -4,10 +4,13 @@ from dataclasses import dataclass
 
 from controlplane.api.auth import Keyring
 from controlplane.loop.admission import Admission
+from controlplane.loop.batches.batches import Batches
 from controlplane.loop.commands import Commands
+from controlplane.loop.jobs.jobs import Jobs
 from controlplane.loop.outlook import Outlook
 from controlplane.loop.telemetry import Telemetry
 from controlplane.loop.world import World
+from controlplane.media.file_folder import FileFolder
 from controlplane.media.media import Media
 from controlplane.store.store import Store
 
@@ -21,6 +24,9 @@ class Context:
     world: World
     store: Store
     media: Media
+    jobs: Jobs
+    files: FileFolder
+    batches: Batches
     telemetry: Telemetry
     max_body_bytes: int
     cors_origins: tuple[str, ...]

@@ -35,6 +35,10 @@ def error_event(error: NormalError) -> bytes:
     return b"data: " + error_body(error) + b"\n\n"
 
 
+def is_error_event(chunk: bytes) -> bool:
+    return chunk.startswith(b'data: {"error":')
+
+
 def unauthorized(message: str) -> RequestRejected:
     return RequestRejected(NormalError(401, message, "authentication_error", None, "invalid_api_key"))
 

@@ -82,9 +82,13 @@ def is_form(content_type: bytes) -> bool:
     return content_type[:19].lower() == b"multipart/form-data"
 
 
+def boundary_of(content_type: bytes) -> bytes | None:
+    return parse_options_header(content_type)[1].get(b"boundary")
+
+
 def read_form(content_type: bytes, body: bytes) -> Form:
     """Raises RequestRejected."""
-    boundary = parse_options_header(content_type)[1].get(b"boundary")
+    boundary = boundary_of(content_type)
     if not boundary:
         raise _broken("the content type names no boundary")
     reading = _Reading()

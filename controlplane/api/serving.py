@@ -5,16 +5,15 @@ or a failure looks like to the caller may be given; streams pass as they come.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import NamedTuple
 
 from controlplane.api.errors import error_body
 from controlplane.api.reply import Message, Receive, Reply, Send
 from controlplane.core.model import Outcome
 from controlplane.errors import RequestRejected
-from controlplane.loop.exchange import Answer, Exchange
+from controlplane.loop.exchange import Accepted, Answer, Exchange
 from controlplane.loop.lingering import Lingering
 from controlplane.loop.outlook import Outlook
+from controlplane.loop.prepared import AnswerForm
 
 _CLIENT_CLOSED_REQUEST = 499
 # Nobody gains from hearing sooner that a caller left, and most calls are over by then.
@@ -25,18 +24,16 @@ async def _as_it_came(answer: Answer) -> Answer:
     return answer
 
 
-def _openai_error(rejection: RequestRejected) -> bytes:
+def openai_error(rejection: RequestRejected) -> bytes:
     return error_body(rejection.error)
 
 
-class AnswerForm(NamedTuple):
-    """How a whole answer is made of the engine's (may raise RequestRejected), and the body of a failure."""
-
-    finish: Callable[[Answer], Awaitable[Answer]] = _as_it_came
-    failure: Callable[[RequestRejected], bytes] = _openai_error
+PLAIN = AnswerForm(_as_it_came, openai_error)
 
 
-PLAIN = AnswerForm()
+def plain_form(_: Accepted) -> AnswerForm:
+    """As the engine answers."""
+    return PLAIN
 
 
 class _Watch:

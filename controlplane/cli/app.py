@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from controlplane.cli import admin, engines, model_files
+from controlplane.cli import admin, callbacks, engines, model_files
 from controlplane.cli.check import check
 from controlplane.cli.doctor import doctor
 from controlplane.cli.serve import serve
@@ -21,6 +21,7 @@ app.command()(check)
 app.command()(doctor)
 app.add_typer(engines.app, name="engines")
 app.add_typer(model_files.app, name="models")
+app.add_typer(callbacks.app, name="callbacks")
 admin.add_to(app)
 
 

@@ -93,6 +93,15 @@ _REQUESTS = (
     amount("completion_tokens", "out"),
     Column("reason", lambda row: plain(row.get("reason") or row.get("error_message"))),
 )
+_CALLBACKS = (
+    key("request_id", "request"),
+    key("url"),
+    key("state"),
+    amount("tries"),
+    Column("created", lambda row: _moment(row.get("created_at"))),
+    Column("next try", lambda row: _moment(row.get("due_at"))),
+    Column("last answer", lambda row: plain(row.get("last_error") or row.get("last_status"))),
+)
 
 
 def models(found: Found) -> RenderableType:
@@ -108,7 +117,14 @@ def devices(found: Found) -> RenderableType:
 
 
 def requests(found: Found) -> RenderableType:
-    shown = table(_REQUESTS, found["requests"], empty="no requests")
+    return _with_cursor(table(_REQUESTS, found["requests"], empty="no requests"), found)
+
+
+def callbacks(found: Found) -> RenderableType:
+    return _with_cursor(table(_CALLBACKS, found["callbacks"], empty="no such callbacks"), found)
+
+
+def _with_cursor(shown: RenderableType, found: Found) -> RenderableType:
     cursor = found.get("next_cursor")
     return Group(shown, Text(f"more: --cursor {cursor}")) if cursor else shown
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 DEFAULT_PRIORITY = 50
+BACKGROUND_PRIORITY = 0
 
 
 class InferenceType(StrEnum):

@@ -2,14 +2,18 @@
 
 Ageing needs no re-sorting: a point of priority is worth a fixed number of
 seconds, so the order of two requests never changes while both wait. The rank
-is a request's virtual arrival, `enqueued_at - priority * seconds_per_point`.
+is a request's virtual arrival, `enqueued_at - priority * seconds_per_point`, and a day later at priority 0.
 """
 
 from collections.abc import Iterator
+from typing import Final
 
 from sortedcontainers import SortedKeyList
 
-from controlplane.core.model import Demand, RequestHead
+from controlplane.core.model import BACKGROUND_PRIORITY, Demand, RequestHead
+
+BACKGROUND_SECONDS: Final = 86400.0
+"""How much later than they did they count as arrived who have the lowest priority: people go first all day."""
 
 _Key = tuple[float, int]
 
@@ -36,6 +40,8 @@ class WaitQueue:
 
     def rank(self, head: RequestHead) -> float:
         """Virtual arrival in seconds; lower goes first, across models."""
+        if head.priority == BACKGROUND_PRIORITY:
+            return head.enqueued_at + BACKGROUND_SECONDS
         return head.enqueued_at - head.priority * self._seconds_per_point
 
     def push(self, head: RequestHead) -> None:
@@ -79,6 +85,13 @@ class WaitQueue:
             self._deadlines.remove(request_id)
         del self._heads[request_id], self._keys[request_id]
         return head
+
+    def clear(self) -> None:
+        """Nobody waits any more."""
+        self._heads.clear()
+        self._keys.clear()
+        self._lines.clear()
+        self._deadlines.clear()
 
     def waiting(self, model_id: str) -> int:
         line = self._lines.get(model_id)

@@ -15,11 +15,12 @@ from adapters.base import Call
 from controlplane.core.model import InferenceType, ReplicaState, RequestHead
 from controlplane.errors import RequestRejected
 from controlplane.loop import rejections
+from controlplane.loop.dispatcher import Lease
 from controlplane.loop.exchange import Accepted, Exchange, Surroundings
 from controlplane.loop.outlook import Outlook
 from controlplane.loop.telemetry import Telemetry
 from controlplane.loop.world import ModelEntry, World
-from controlplane.store.records import RequestAccepted
+from controlplane.store.records import Mode, RequestAccepted
 
 
 class Ask(NamedTuple):
@@ -80,10 +81,30 @@ class Admission:
             raise
         return self._accept(entry, ask)
 
+    def admit_job(self, ask: Ask) -> tuple[RequestAccepted, RequestHead]:
+        """The row and the head of a job, whose line has no limit; nothing is kept of it. Raises RequestRejected."""
+        try:
+            entry = self._entry(ask.model)
+            _check_call(entry, ask)
+            self._check_size(entry)
+        except RequestRejected as exc:
+            self._count(exc)
+            raise
+        return self._draft(entry, ask, ask.deadline_seconds, Mode.ASYNC)
+
+    def take_up(self, row: RequestAccepted, ask: Ask, lease: Lease, around: Surroundings) -> Exchange:
+        """One try of a job that was admitted before, in this life or an earlier one, on the slot it was granted."""
+        entry = self._world.models[row.model_id]
+        call = _call(entry, ask, lease.head)._replace(kept=True)
+        accepted = Accepted(call, lease.head, row.type, entry, row)
+        exchange = Exchange(accepted, around, self._telemetry.model(row.model_id), self._ended, lease)
+        self._live[row.request_id] = exchange
+        return exchange
+
     def find(self, model: str, types: tuple[InferenceType, ...], path: str) -> ModelEntry:
         """The model that a call would go to, for whoever writes the body for its engine. Raises RequestRejected."""
         try:
-            entry = self._entry(model)
+            entry = self._named(model)
             _check_kind(entry, types, path)
         except RequestRejected as exc:
             self._count(exc)
@@ -118,31 +139,34 @@ class Admission:
     def _entry(self, model: str) -> ModelEntry:
         if not self._open:
             raise rejections.closing()
+        return self._named(model)
+
+    def _named(self, model: str) -> ModelEntry:
         entry = self._world.resolve(model)
         if entry is None:
             raise rejections.unknown_model(model, self._world.names())
         return entry
 
     def _check(self, entry: ModelEntry, ask: Ask) -> None:
-        spec = entry.spec
-        _check_kind(entry, ask.types, ask.path)
-        if not entry.adapter.serves(ask.path):
-            raise rejections.invalid(f"{spec.model_id} does not serve {ask.path}", "model", "unsupported_endpoint", 404)
-        if self._world.free_slots(spec.model_id) is None:
+        _check_call(entry, ask)
+        if self._world.free_slots(entry.spec.model_id) is None:
             self._check_line(entry)
 
     def _check_line(self, entry: ModelEntry) -> None:
         """Only for calls that will have to wait."""
-        model_id, rules, queue = entry.spec.model_id, self._rules, self._world.queue
-        budgets = [device.budget_mib for device in self._world.devices.values()]
-        if entry.spec.vram_mib > max(budgets, default=0):
-            raise rejections.never_fits(model_id, entry.spec.vram_mib, max(budgets, default=0))
-        if len(queue) >= rules.queue_limit:
-            raise rejections.queue_full(len(queue), rules.queue_limit, self._outlook.retry_after_seconds(model_id))
-        mine, limit = queue.waiting(model_id), rules.queue_limit_per_model
+        model_id, rules, dispatcher = entry.spec.model_id, self._rules, self._around.dispatcher
+        self._check_size(entry)
+        if (waiting := dispatcher.callers()) >= rules.queue_limit:
+            raise rejections.queue_full(waiting, rules.queue_limit, self._outlook.retry_after_seconds(model_id))
+        mine, limit = dispatcher.callers(model_id), rules.queue_limit_per_model
         if limit is not None and mine >= limit:
             raise rejections.queue_full(mine, limit, self._outlook.retry_after_seconds(model_id))
         self._check_failing(model_id)
+
+    def _check_size(self, entry: ModelEntry) -> None:
+        largest = max((device.budget_mib for device in self._world.devices.values()), default=0)
+        if entry.spec.vram_mib > largest:
+            raise rejections.never_fits(entry.spec.model_id, entry.spec.vram_mib, largest)
 
     def _check_failing(self, model_id: str) -> None:
         now = self._world.clock()
@@ -152,34 +176,28 @@ class Admission:
                 raise rejections.model_failing(model_id, replica.failure_reason, max(1.0, replica.retry_at - now))
 
     def _accept(self, entry: ModelEntry, ask: Ask) -> Exchange:
+        journal, head = self._draft(entry, ask, ask.deadline_seconds or self._rules.default_deadline_seconds)
+        accepted = Accepted(_call(entry, ask, head), head, journal.type, entry, journal)
+        self._around.journal.journal_accepted(journal)
+        exchange = Exchange(accepted, self._around, self._telemetry.model(head.model_id), self._ended)
+        self._live[head.request_id] = exchange
+        return exchange
+
+    def _draft(
+        self, entry: ModelEntry, ask: Ask, deadline_seconds: float | None, mode: Mode = Mode.SYNC
+    ) -> tuple[RequestAccepted, RequestHead]:
         now, spec = self._world.clock(), entry.spec
         # Growing with time: rows with random keys cost the journal a third more.
         request_id = f"req_{int(now * 1000):011x}{getrandbits(64):016x}"
         priority = spec.priority if ask.priority is None else ask.priority
-        deadline_at = now + (ask.deadline_seconds or self._rules.default_deadline_seconds)
-        known = ask.model == spec.model_id or ask.model in entry.settings.aliases
-        call = Call(
-            method=ask.method,
-            path=ask.path,
-            body=ask.body_for(None if known else spec.model_id),
-            content_type=ask.content_type,
-            request_id=request_id,
-            priority=priority,
-            stream=ask.stream,
-        )
+        deadline_at = None if deadline_seconds is None else now + deadline_seconds
         kind = _kind(spec.types, ask.types) or spec.types[0]
         entered_by = ask.entered_by or ask.path
         journal = RequestAccepted(
-            request_id, entered_by, kind, spec.model_id, priority, now, ask.client, ask.stream, deadline_at
+            request_id, entered_by, kind, spec.model_id, priority, now, ask.client, ask.stream, deadline_at, mode
         )
-        self._around.store.journal_accepted(journal)
         head = RequestHead(request_id, spec.model_id, priority, now, deadline_at)
-        if entry.batching.counts_rows:
-            head = _measured(head, entry, ask)
-        accepted = Accepted(call, head, kind, entry, journal)
-        exchange = Exchange(accepted, self._around, self._telemetry.model(spec.model_id), self._ended)
-        self._live[request_id] = exchange
-        return exchange
+        return journal, _measured(head, entry, ask) if entry.batching.counts_rows else head
 
     def _ended(self, exchange: Exchange) -> None:
         self._live.pop(exchange.accepted.head.request_id, None)
@@ -188,6 +206,26 @@ class Admission:
     def _note_empty(self) -> None:
         if not self._open and not self._live:
             self._empty.set()
+
+
+def _check_call(entry: ModelEntry, ask: Ask) -> None:
+    _check_kind(entry, ask.types, ask.path)
+    if not entry.adapter.serves(ask.path):
+        message = f"{entry.spec.model_id} does not serve {ask.path}"
+        raise rejections.invalid(message, "model", "unsupported_endpoint", 404)
+
+
+def _call(entry: ModelEntry, ask: Ask, head: RequestHead) -> Call:
+    known = ask.model == head.model_id or ask.model in entry.settings.aliases
+    return Call(
+        method=ask.method,
+        path=ask.path,
+        body=ask.body_for(None if known else head.model_id),
+        content_type=ask.content_type,
+        request_id=head.request_id,
+        priority=head.priority,
+        stream=ask.stream,
+    )
 
 
 def _check_kind(entry: ModelEntry, wanted: tuple[InferenceType, ...], path: str) -> None:

@@ -1,7 +1,8 @@
 """One accepted call from the line to its last byte: lease, engine, retries, outcome, journal.
 
-Retries only while nothing was delivered to the caller. Whoever drives it ends
-it with `close`; the outcome is recorded exactly once, whatever happened.
+Retries only while nothing was delivered to the caller; one that was given its lease
+is a single try. Whoever drives it ends it with `close` (the outcome is recorded exactly
+once, whatever happened) or with `give_up`.
 """
 
 import asyncio
@@ -9,10 +10,10 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from adapters.base import Call, Ending, Verdict
-from adapters.errors import EngineDied, EngineError, EngineUnreachable
+from adapters.errors import EngineDeclined, EngineError, EngineUnreachable
 from adapters.http1 import Response
 from controlplane.core.model import InferenceType, Outcome, RequestHead
 from controlplane.errors import RequestRejected
@@ -23,7 +24,6 @@ from controlplane.loop.tallies import ModelTally
 from controlplane.loop.world import ModelEntry
 from controlplane.ports import Clock
 from controlplane.store.records import AttemptRecord, RequestAccepted, RequestFinished, RequestStarted
-from controlplane.store.store import Store
 
 MAX_TRIES = 3
 MAX_WHOLE_BYTES = 256 * 1024 * 1024
@@ -46,12 +46,22 @@ class Accepted(NamedTuple):
     journal: RequestAccepted
 
 
+class Journal(Protocol):
+    """Where it is noted how far a call has come; notes never wait."""
+
+    def journal_accepted(self, row: RequestAccepted) -> None: ...
+
+    def journal_started(self, row: RequestStarted) -> None: ...
+
+    def journal_finished(self, row: RequestFinished) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """What every exchange shares."""
 
     dispatcher: Dispatcher
-    store: Store
+    journal: Journal
     clock: Clock
     wait_tick_seconds: float
     lingering: Lingering = field(default_factory=partial(Lingering, _JOURNAL_START_AFTER_SECONDS))
@@ -83,12 +93,15 @@ class Exchange:
         around: Surroundings,
         tally: ModelTally,
         ended: "Callable[[Exchange], None]",
+        lease: Lease | None = None,
     ) -> None:
         self.accepted = accepted
         self._around = around
         self._tally = tally
         self._progress = _Progress()
+        self.lost_to: EngineError | None = None
         self._lease: Lease | None = None
+        self._given = lease
         self._response: Response | None = None
         self._tail: deque[bytes] = deque(maxlen=_TAIL_CHUNKS)
         self._verdict: Verdict | None = None
@@ -110,6 +123,8 @@ class Exchange:
         try:
             chunk = await response.next_chunk()
         except EngineError as exc:
+            if self._given is not None:
+                self._lost(self._given, exc)
             raise rejections.engine_lost(f"the engine failed while answering: {exc}") from exc
         if chunk is None:
             self._judge_stream()
@@ -141,14 +156,15 @@ class Exchange:
         """Give back what is held and record the outcome; the first call decides."""
         if self._closed:
             return
-        self._closed = True
-        self._around.lingering.leave(self)
-        if self._response is not None:
-            self._response.close()
-        if self._lease is not None:
-            self._end_try(self._lease, outcome, error.error.message if error else None)
+        self._let_go(outcome, error.error.message if error else None)
         self._record(outcome, error, status)
         self._ended(self)
+
+    def give_up(self, outcome: Outcome, reason: str) -> AttemptRecord:
+        """End the one try of a call that goes on later: nothing is recorded. Only with a lease that was given."""
+        self._let_go(outcome, reason)
+        self._ended(self)
+        return self._progress.tries[-1]
 
     def leave(self, status: int) -> None:
         """The caller went away: cancelled, unless it left because the engine had told it of a failure."""
@@ -159,6 +175,14 @@ class Exchange:
         else:
             self.close(Outcome.CANCELLED, status=status)
 
+    def _let_go(self, outcome: Outcome, reason: str | None) -> None:
+        self._closed = True
+        self._around.lingering.leave(self)
+        if self._response is not None:
+            self._response.close()
+        if self._lease is not None:
+            self._end_try(self._lease, outcome, reason)
+
     async def _respond(self, on_wait: OnWait | None) -> Response:
         while True:
             lease = await self._obtain(on_wait)
@@ -168,7 +192,9 @@ class Exchange:
                 self._lost(lease, exc)
 
     async def _obtain(self, on_wait: OnWait | None) -> Lease:
-        lease = None if self._progress.tries else self._around.dispatcher.take(self.accepted.head)
+        lease = self._given
+        if lease is None and not self._progress.tries:
+            lease = self._around.dispatcher.take(self.accepted.head)
         if lease is None:
             lease = await self._stand_in_line(on_wait)
         self._lease = lease
@@ -201,7 +227,7 @@ class Exchange:
             return response
         error = adapter.error(response.status, await response.read(_MAX_ERROR_BYTES))
         if error.retryable:
-            raise EngineDied(error.message)
+            raise EngineDeclined(error.message)
         raise RequestRejected(error)
 
     def _lost(self, lease: Lease, cause: EngineError) -> None:
@@ -210,7 +236,10 @@ class Exchange:
             self._response.close()
             self._response = None
         self._around.dispatcher.suspect(lease.slots)
+        self.lost_to = cause
         self._end_try(lease, Outcome.INTERRUPTED, str(cause))
+        if self._given is not None:
+            raise rejections.engine_lost(f"{lease.slots.replica_id}: {cause}") from cause
         if len(self._progress.tries) >= MAX_TRIES:
             raise rejections.engine_lost(f"{lease.slots.replica_id} failed {MAX_TRIES} times: {cause}") from cause
 
@@ -265,7 +294,7 @@ class Exchange:
             lease.slots.generation,
             lease.granted_at,
         )
-        self._around.store.journal_started(RequestStarted(self.accepted.journal, attempt))
+        self._around.journal.journal_started(RequestStarted(self.accepted.journal, attempt))
 
     def _record(self, outcome: Outcome, error: RequestRejected | None, status: int) -> None:
         now = self._around.clock()
@@ -277,7 +306,7 @@ class Exchange:
             if first is not None:
                 self._tally.first_byte_seconds.observe(first - granted)
         verdict = self._verdict
-        self._around.store.journal_finished(
+        self._around.journal.journal_finished(
             RequestFinished(
                 accepted=self.accepted.journal,
                 outcome=outcome,

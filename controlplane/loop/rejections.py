@@ -63,6 +63,19 @@ def aborted(message: str) -> RequestRejected:
 
 
 def model_removed(model_id: str) -> RequestRejected:
-    return RequestRejected(
-        NormalError(404, f"the model {model_id!r} was removed while the request waited", "not_found_error", "model")
-    )
+    message = f"the model {model_id!r} was removed while the request waited"
+    return RequestRejected(NormalError(404, message, "not_found_error", "model", "model_not_found"))
+
+
+def cancelled() -> RequestRejected:
+    return RequestRejected(NormalError(499, "the request was cancelled", "invalid_request_error", None, "cancelled"))
+
+
+def broken() -> RequestRejected:
+    message = "the service failed on this request; its log tells why"
+    return RequestRejected(NormalError(500, message, _SERVER, None, "internal_error"))
+
+
+def interrupted_for_good(times: int) -> RequestRejected:
+    message = f"given up: engine or service ended {times} times while this request ran, so it may be what ends them"
+    return RequestRejected(NormalError(500, message, _SERVER, None, "interrupted_too_often"))

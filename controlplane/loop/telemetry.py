@@ -19,6 +19,7 @@ class Telemetry:
         self._tallies = Tallies(name)
         self.registry.register(self._tallies)
         self.rejected = self._counter(f"{name}_rejected", "Calls refused at the door", ("code",))
+        self.callbacks = self._counter(f"{name}_callbacks", "Tries at delivering callbacks", ("ending",))
         self.replica_moves = self._counter(f"{name}_replica_moves", "Replica state changes", ("model", "state"))
         self.steps = Counter(f"{name}_loop_steps", "Passes of the loop", registry=self.registry)
         self.waiting = self._gauge(f"{name}_waiting", "Requests waiting", ("model",))

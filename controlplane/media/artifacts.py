@@ -62,6 +62,7 @@ class Artifacts:
         self._limits = limits
         self._clock = clock
         self._written_bytes = 0
+        self._held: dict[str, set[str]] = {}
         # Held where a file's life is decided: kept alive by a use, put in place, or removed as unused.
         self._lives = threading.Lock()
 
@@ -70,6 +71,26 @@ class Artifacts:
         if content_type not in EXTENSIONS:
             raise ValueError(f'"{content_type}" is not kept; there are {", ".join(EXTENSIONS)}')
         return await asyncio.to_thread(self._put, content, content_type)
+
+    async def put_for(self, holder: str, content: bytes, content_type: str) -> Artifact:
+        """Like `put`; it stays until `holder` lets go. Raises StoreFailure or ValueError, and then holds nothing."""
+        if content_type in EXTENSIONS:
+            self.hold(holder, _name(content, content_type))
+        try:
+            return await self.put(content, content_type)
+        except BaseException:
+            self.let_go(holder)
+            raise
+
+    def hold(self, holder: str, name: str) -> None:
+        """It is not removed, whatever its age, until `holder` lets go. In memory only."""
+        with self._lives:
+            self._held.setdefault(holder, set()).add(name)
+
+    def let_go(self, holder: str) -> None:
+        """Of all that it holds; harmless when that is nothing."""
+        with self._lives:
+            self._held.pop(holder, None)
 
     def open(self, name: str) -> tuple[Path, str]:
         """Where it is and its content type; counts as a use. Raises RequestRejected (404) or StoreFailure."""
@@ -97,7 +118,7 @@ class Artifacts:
         return await asyncio.to_thread(self._prune, now)
 
     def _put(self, content: bytes, content_type: str) -> Artifact:
-        name = f"{hashlib.sha256(content).hexdigest()}.{EXTENSIONS[content_type]}"
+        name = _name(content, content_type)
         path = self._folder / name
         if len(content) > self._limits.max_mib * _MIB:
             raise StoreFailure(f"cannot keep a result of {len(content)} bytes: artifacts.max_gib is less")
@@ -136,11 +157,13 @@ class Artifacts:
         except OSError as exc:
             raise self._unusable(exc) from exc
         excess = sum(file.size_bytes for file in kept) - self._limits.max_mib * _MIB
+        with self._lives:
+            held = {name for names in self._held.values() for name in names}
         removed = self._remove_unfinished(now)
         for file in kept:
             if excess <= 0 and file.used_at >= now - self._limits.max_age.total_seconds():
                 break
-            if self._removed(file):
+            if file.path.name not in held and self._removed(file):
                 excess -= file.size_bytes
                 removed += 1
         return removed
@@ -180,6 +203,10 @@ class Artifacts:
         if not _NAME.fullmatch(name):
             raise missing("there is no such artifact; its name is 64 hex digits and .png, .jpg or .webp")
         return self._folder / name
+
+
+def _name(content: bytes, content_type: str) -> str:
+    return f"{hashlib.sha256(content).hexdigest()}.{EXTENSIONS[content_type]}"
 
 
 def _kept(folder: Path) -> Iterator[_Kept]:

@@ -12,8 +12,10 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from controlplane.core.model import Rules
+from controlplane.settings.callbacks_section import CallbackSettings
 from controlplane.settings.runtime_section import RuntimeSection
 from controlplane.settings.section import FilePath, Flag, KeyHash, Mebibytes, Seconds, Section, Whole
+from controlplane.settings.store_section import StoreSettings
 
 DEFAULT_STATE_DIR = Path("~/.local/share/inference-manager")
 DEFAULT_CACHE_DIR = Path("~/.cache/inference-manager")
@@ -221,6 +223,8 @@ class ManagerFile(Section):
     """The file with the models, relative to this file."""
     state_dir: FilePath = DEFAULT_STATE_DIR
     """Folder for the database, sockets, replicas' logs and results' pictures."""
+    store: StoreSettings = Field(default_factory=StoreSettings)
+    """Where requests, jobs, replicas and events are kept."""
     cache_dir: FilePath = DEFAULT_CACHE_DIR
     """Folder for what can be fetched again: engine environments (`engines/`) and models (`models/`)."""
     api_keys: tuple[ApiKey, ...] = ()
@@ -235,6 +239,8 @@ class ManagerFile(Section):
     """Where the pictures of results are kept, and for how long."""
     media: MediaSettings = Field(default_factory=MediaSettings)
     """Which pictures callers may send or name."""
+    callbacks: CallbackSettings = Field(default_factory=CallbackSettings)
+    """Callbacks: what jobs report to the addresses that their callers named."""
     engines: EngineSettings = Field(default_factory=EngineSettings)
     """Per engine kind."""
     runtime: RuntimeSection = Field(default_factory=RuntimeSection)
@@ -243,6 +249,11 @@ class ManagerFile(Section):
     """The service's own log."""
     logs: LogSettings = Field(default_factory=LogSettings)
     """Log files of replicas."""
+
+    @property
+    def store_place(self) -> Path | str:
+        """The SQLite file of the store, or the address of its database."""
+        return self.state_dir / "store.sqlite" if self.store.url is None else self.store.url.get_secret_value()
 
     @property
     def engines_dir(self) -> Path:

@@ -1,122 +1,48 @@
-"""The database's file: its connections, their settings, and copies of it.
+"""The database under the store, whichever it is: what the store needs of it, and which one a place names.
 
-SQLite in WAL mode, every commit on disk before it returns. What is particular to
-SQLite lives here; the modules with the SQL do not know which database they speak to.
+The modules with the SQL do not know which database they speak to; what is particular to one lives in its own module.
 """
 
-import os
-import sqlite3
+import asyncio
 from pathlib import Path
-from typing import Self
+from typing import Protocol
 
-from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy import Engine
 
-from controlplane.errors import StoreFailure
-from controlplane.store.errors import mapped
-from controlplane.store.migration import upgrade
+from controlplane.store.postgres import PostgresDatabase
+from controlplane.store.sqlite import SqliteDatabase
 
-# Only foreign tools (a shell, a copy) can make us wait: this process has one writer.
-_BUSY_SECONDS = 5.0
+Place = Path | str
+"""A SQLite file, or the postgresql:// address of a database of our own."""
 
 
-class Database:
-    """Two engines over one file: `writing` for the single writer, `reading` for everybody else."""
+class Database(Protocol):
+    """Two engines: `writing` for the single writer, `reading` for everybody else. Ours alone until `close`."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.writing = _engine(path, "BEGIN IMMEDIATE", connections=1)
-        self.reading = _engine(path, "BEGIN", connections=2)
+    @property
+    def writing(self) -> Engine: ...
 
-    @classmethod
-    def open(cls, path: Path) -> Self:
-        """Create or upgrade the file. Raises StoreFailure when it is not ours to use."""
-        database = cls(path)
-        try:
-            with mapped(f"open the store {path}"):
-                upgrade(database.writing, path)
-        except BaseException:
-            database.close()
-            raise
-        return database
+    @property
+    def reading(self) -> Engine: ...
 
     def close(self) -> None:
-        self.reading.dispose()
-        self.writing.dispose()
+        """Let go of the connections, and of the right to be the only one here."""
+        ...
 
     def checkpoint(self) -> None:
-        """Fold the log into the file. Not in a transaction, so only between two of the writer's."""
-        with mapped("checkpoint the store"):
-            connection = self.writing.raw_connection()
-            try:
-                _driver(connection.driver_connection).execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
-            except sqlite3.Error as exc:
-                raise StoreFailure(f"cannot checkpoint the store: {exc}") from exc
-            finally:
-                connection.close()
+        """Bring the file up to date with its log, where there are such. Only between two transactions of the writer."""
+        ...
 
     def backup(self, target: Path) -> None:
-        """Copy one consistent state to `target`; a copy cut short leaves nothing under that name."""
-        if target.exists():
-            raise StoreFailure(f"cannot back up to {target}: it exists; name a new file")
-        partial = target.with_name(target.name + ".partial")
-        try:
-            self._copy(partial)
-            _sync(partial)
-            # link, not rename: rename would replace a target that appeared meanwhile.
-            os.link(partial, target)
-        except (OSError, sqlite3.Error) as exc:
-            raise StoreFailure(f"cannot back up to {target}: {exc}") from exc
-        finally:
-            partial.unlink(missing_ok=True)
-
-    def _copy(self, target: Path) -> None:
-        target.unlink(missing_ok=True)
-        connection = self.reading.raw_connection()
-        copy = sqlite3.connect(target)
-        try:
-            _driver(connection.driver_connection).backup(copy)
-            # One file that can be moved about: without this the copy would open in WAL mode.
-            copy.execute("PRAGMA journal_mode=DELETE").close()
-        finally:
-            copy.close()
-            connection.close()
+        """Copy one consistent state to a new file. Raises StoreFailure."""
+        ...
 
 
-def _engine(path: Path, begin: str, connections: int) -> Engine:
-    engine = create_engine(
-        f"sqlite:///{path}",
-        pool_size=connections,
-        max_overflow=0,
-        # What callers sent must not turn up in tracebacks.
-        hide_parameters=True,
-        connect_args={"timeout": _BUSY_SECONDS, "isolation_level": None, "check_same_thread": False},
-    )
+async def opened(place: Place, holder: str, at: float, wait_seconds: float) -> Database:
+    """Take the database for `holder` and bring its schema up to date.
 
-    def configure(driver: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
-        cursor = driver.cursor()
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
-
-    def begin_transaction(connection: Connection) -> None:
-        connection.exec_driver_sql(begin)
-
-    event.listen(engine, "connect", configure)
-    # The driver would begin late and only before writes; the store wants its reads in one snapshot too.
-    event.listen(engine, "begin", begin_transaction)
-    return engine
-
-
-def _driver(connection: object) -> sqlite3.Connection:
-    assert isinstance(connection, sqlite3.Connection)
-    return connection
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    Raises StoreHeld naming the other holder once `wait_seconds` have passed, and StoreFailure when it is not ours.
+    """
+    if isinstance(place, Path):
+        return await SqliteDatabase.open(place, holder, at, wait_seconds)
+    return await asyncio.to_thread(PostgresDatabase.open, place, holder, wait_seconds)

@@ -3,7 +3,8 @@
 StoreFailure
 ├── Unavailable     the disk or the database cannot commit now; it may recover by itself
 ├── RowRefused      the database is well but will never take this row
-└── StaleWrite      a row was not at the generation that the writer expected
+├── StaleWrite      a row was not at the generation that the writer expected
+└── KeyReused       an idempotency key came again with other work
 """
 
 from collections.abc import Iterator
@@ -32,6 +33,10 @@ class RowRefused(StoreFailure):
 
 class StaleWrite(StoreFailure):
     """A row was not at the generation the writer expected; nothing of its commit took effect."""
+
+
+class KeyReused(StoreFailure):
+    """The idempotency key names other work than this; nothing was accepted."""
 
 
 _REFUSALS = (IntegrityError, DataError, ProgrammingError, InterfaceError)

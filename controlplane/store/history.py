@@ -20,7 +20,7 @@ from controlplane.store.records import (
     RequestRecord,
     RequestStarted,
 )
-from controlplane.store.tables import attempts, requests
+from controlplane.store.tables import attempts, requests, tags
 from controlplane.store.upsert import Value, upsert_many
 
 Position = tuple[float, str]
@@ -34,7 +34,7 @@ def write(connection: Connection, rows: Sequence[JournalRow]) -> None:
     if backlog.requests:
         upsert_many(connection, requests, [_request_values(row) for row in backlog.requests.values()])
     if backlog.attempts:
-        tries = [_attempt_values(row) for row in backlog.attempts.values()]
+        tries = [attempt_values(row) for row in backlog.attempts.values()]
         upsert_many(connection, attempts, tries)
     events.write(connection, backlog.events)
 
@@ -61,19 +61,39 @@ def page(connection: Connection, wanted: RequestFilter, position: Position | Non
     query = select(requests).order_by(requests.c.created_at.desc(), requests.c.request_id.desc()).limit(limit + 1)
     for column, value in _conditions(wanted).items():
         query = query.where(requests.c[column] == value)
+    if wanted.tag is not None:
+        query = query.join(tags, tags.c.request_id == requests.c.request_id).where(tags.c.tag == wanted.tag)
     if position is not None:
         query = query.where(order < tuple_(*position))
     records = [_record(row) for row in connection.execute(query)]
     more = len(records) > limit
-    return Page(tuple(records[:limit]), _encode_cursor(records[limit - 1]) if more else None)
+    last = records[limit - 1] if more else None
+    return Page(tuple(records[:limit]), encode_cursor(last.created_at, last.request_id) if last else None)
 
 
 def one(connection: Connection, request_id: str) -> RequestHistory | None:
     row = connection.execute(select(requests).where(requests.c.request_id == request_id)).one_or_none()
     if row is None:
         return None
+    return RequestHistory(_record(row), attempts_of(connection, request_id))
+
+
+def attempts_of(connection: Connection, request_id: str) -> tuple[AttemptRecord, ...]:
+    """First try first."""
     tries = select(attempts).where(attempts.c.request_id == request_id).order_by(attempts.c.n)
-    return RequestHistory(_record(row), tuple(_attempt(row) for row in connection.execute(tries)))
+    return tuple(_attempt(row) for row in connection.execute(tries))
+
+
+def pending_values(row: RequestAccepted) -> tuple[Value, ...]:
+    """The whole row of a request that nothing happened to yet, in the order of its columns."""
+    return _request_values(row)
+
+
+def outcome_values(row: RequestFinished) -> dict[str, Value]:
+    """What the end of a request adds to its row; its tries are counted when they begin."""
+    names = (column.name for column in requests.columns)
+    values = dict(zip(names, _request_values(row), strict=True))
+    return {name: values[name] for name in _OF_THE_END}
 
 
 def decode_cursor(cursor: str) -> Position:
@@ -88,8 +108,9 @@ def decode_cursor(cursor: str) -> Position:
     return place, request_id
 
 
-def _encode_cursor(last: RequestRecord) -> str:
-    return f"{last.created_at!r},{last.request_id}"
+def encode_cursor(created_at: float, request_id: str) -> str:
+    """The cursor that stands for the last row of a page."""
+    return f"{created_at!r},{request_id}"
 
 
 def _conditions(wanted: RequestFilter) -> dict[str, str]:
@@ -98,11 +119,16 @@ def _conditions(wanted: RequestFilter) -> dict[str, str]:
         "status": wanted.status and wanted.status.value,
         "outcome": wanted.outcome and wanted.outcome.value,
         "client": wanted.client,
+        "mode": wanted.mode and wanted.mode.value,
     }
     return {column: value for column, value in conditions.items() if value is not None}
 
 
 _NOTHING_MEASURED = (None,) * 7
+_OF_THE_END = (
+    *("status", "outcome", "finished_at", "http_status", "error_code", "error_message"),
+    *("prompt_tokens", "completion_tokens", "wait_seconds", "first_byte_seconds"),
+)
 
 
 def _request_values(row: RequestRow) -> tuple[Value, ...]:
@@ -130,8 +156,8 @@ def _finished_values(row: RequestFinished) -> tuple[Value, ...]:
     )
 
 
-def _attempt_values(row: AttemptRecord) -> tuple[Value, ...]:
-    """An attempt's row; in the order of its columns."""
+def attempt_values(row: AttemptRecord) -> tuple[Value, ...]:
+    """An attempt's row, in the order of its columns."""
     return (*row[:6], row.outcome and row.outcome.value, row.error)
 
 

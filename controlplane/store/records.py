@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
-from controlplane.core.model import InferenceType, Outcome, ReplicaState, RequestStatus
+from controlplane.core.model import InferenceType, Outcome, ReplicaState, RequestHead, RequestStatus
 
 JsonValue = None | bool | int | float | str | list["JsonValue"] | Mapping[str, "JsonValue"]
 
@@ -81,6 +81,59 @@ class RequestFinished(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class CallbackDraft:
+    """Where the end of a job is to be told, and the name of the secret it is signed with."""
+
+    url: str
+    secret_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyClaim:
+    """A caller's key for one piece of work, and the digest of what it asked for under that key."""
+
+    client: str | None
+    key: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobDraft:
+    """A job at the door: its row, what to do, and what belongs to it.
+
+    `rows` and `batch_key` are those of its head; `pictures` names the artifacts that `payload` refers to.
+    """
+
+    accepted: RequestAccepted
+    payload: bytes
+    callback: CallbackDraft | None = None
+    tags: tuple[str, ...] = ()
+    idempotency: IdempotencyClaim | None = None
+    rows: int = 1
+    batch_key: str = ""
+    pictures: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class JobStart:
+    """A job whose try was begun; `tries` are the earlier ones, first try first."""
+
+    accepted: RequestAccepted
+    payload: bytes
+    attempt: AttemptRecord
+    tries: tuple[AttemptRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class JobEnd:
+    """How a job ended. `result`: the body of its answer, as JSON; `notice`: what its callback is told."""
+
+    finished: RequestFinished
+    result: bytes | None = None
+    notice: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
 class RequestRecord:
     """One row of the request history; `attempts` counts the tries."""
 
@@ -117,6 +170,29 @@ class RequestHistory:
 
 
 @dataclass(frozen=True, slots=True)
+class JobView:
+    """A job's row, its attempts and its tags. What belongs to its payload is there while it is open."""
+
+    history: RequestHistory
+    tags: tuple[str, ...]
+    callback_url: str | None
+    rows: int
+    batch_key: str
+
+    @property
+    def head(self) -> RequestHead:
+        row = self.history.request
+        return RequestHead(
+            *(row.request_id, row.model_id, row.priority, row.created_at, row.deadline_at), self.rows, self.batch_key
+        )
+
+    @property
+    def accepted(self) -> RequestAccepted:
+        """The part of the row that never changes, but for the priority."""
+        return RequestAccepted(*(getattr(self.history.request, name) for name in RequestAccepted._fields))
+
+
+@dataclass(frozen=True, slots=True)
 class RequestFilter:
     """Which requests to list; None means any."""
 
@@ -124,6 +200,8 @@ class RequestFilter:
     status: RequestStatus | None = None
     outcome: Outcome | None = None
     client: str | None = None
+    mode: Mode | None = None
+    tag: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

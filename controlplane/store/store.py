@@ -12,17 +12,25 @@ from typing import Self, TypeVar
 
 from sqlalchemy import Connection
 
-from controlplane.core.model import Intent
+from controlplane.core.model import Intent, RequestHead
 from controlplane.ports import Clock
-from controlplane.store import events, history, intents, load_times, replicas, retention
-from controlplane.store.database import Database
+from controlplane.store import events, history, intents, jobs, load_times, replicas, retention, totals
+from controlplane.store.acceptance import Acceptance
+from controlplane.store.batch_edges import Batches, Files
+from controlplane.store.database import Database, Place, opened
+from controlplane.store.edges import Keys, Outbox
 from controlplane.store.errors import mapped
+from controlplane.store.jobs import InFlight
 from controlplane.store.journal import Journal
-from controlplane.store.lock import StoreLock
 from controlplane.store.records import (
+    AttemptRecord,
     Event,
     EventDraft,
     EventRecord,
+    JobDraft,
+    JobEnd,
+    JobStart,
+    JobView,
     JournalLimits,
     JsonValue,
     LoadTier,
@@ -36,6 +44,7 @@ from controlplane.store.records import (
     RequestHistory,
     RequestStarted,
 )
+from controlplane.store.totals import Total
 from controlplane.store.writer import Writer
 
 T = TypeVar("T")
@@ -49,36 +58,35 @@ class Store:
     Every method may raise StoreFailure; then nothing of that call took effect.
     """
 
-    def __init__(self, database: Database, lock: StoreLock, clock: Clock, limits: JournalLimits) -> None:
+    def __init__(self, database: Database, clock: Clock, limits: JournalLimits) -> None:
         self._database = database
-        self._lock = lock
         self._clock = clock
         self._writer = Writer(database.writing)
         self._journal = Journal(self._writer, limits)
+        self._acceptance = Acceptance(self._writer)
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="store-reader")
+        self.outbox = Outbox(self._writer, self._read, clock)
+        self.keys = Keys(self._writer, self._read, clock)
+        self.files = Files(self._writer, self._read, clock)
+        self.batches = Batches(self._writer, self._read, clock)
 
     @classmethod
     async def open(
         cls,
-        path: Path,
+        place: Place,
         *,
         holder: str,
         clock: Clock,
         wait_seconds: float = 0.0,
         limits: JournalLimits | None = None,
     ) -> Self:
-        """Take the store at `path` for `holder` and bring its schema up to date.
+        """Take the store at `place` for `holder` and bring its schema up to date.
 
         Raises StoreHeld naming the other holder once `wait_seconds` have passed, and
         StoreFailure when the file is no store, or was written by a newer version.
         """
-        lock = await StoreLock.take(path.with_name(path.name + ".lock"), holder, clock(), wait_seconds)
-        try:
-            database = await asyncio.to_thread(Database.open, path)
-        except BaseException:
-            lock.release()
-            raise
-        return cls(database, lock, clock, limits or JournalLimits())
+        database = await opened(place, holder, clock(), wait_seconds)
+        return cls(database, clock, limits or JournalLimits())
 
     async def close(self) -> None:
         """Write what the journal holds, then let go of the files and the lock.
@@ -91,7 +99,6 @@ class Store:
             await self._writer.close()
             await asyncio.to_thread(self._readers.shutdown)
             await asyncio.to_thread(self._database.close)
-            self._lock.release()
 
     @property
     def healthy(self) -> bool:
@@ -170,6 +177,70 @@ class Store:
         """
         return await self._writer.commit(lambda connection: history.interrupt_open(connection, at))
 
+    def accept_job(self, draft: JobDraft) -> "asyncio.Future[str]":
+        """Done once the job is on disk: its id, or that of the job its idempotency key stands for already.
+
+        Fails with KeyReused when the key stands for other work. A write that has begun cannot be taken back.
+        """
+        return self._acceptance.submit(draft)
+
+    async def start_job(self, request_id: str, replica_id: str, generation: int) -> JobStart | None:
+        """Begin the next try of a waiting job there; None when it is not waiting any more."""
+        at = self._clock()
+        return await self._writer.commit(lambda c: jobs.start(c, request_id, replica_id, generation, at))
+
+    async def put_job_back(self, attempt: AttemptRecord) -> bool:
+        """The try ended and the job waits again, at its old place; False when it does not run any more."""
+        return await self._writer.commit(lambda connection: jobs.put_back(connection, attempt))
+
+    async def finish_job(self, end: JobEnd) -> bool:
+        """The outcome, the result and what is due to others, in one commit; False when the job is not open."""
+        finished = await self._writer.commit(lambda connection: jobs.finish(connection, end))
+        if finished.told:
+            self.outbox.on_due()
+        if finished.batch_ended:
+            self.batches.on_ended()
+        return finished.ended
+
+    async def set_job_priority(self, request_id: str, priority: int) -> bool:
+        """False when the job is not open."""
+        return await self._writer.commit(lambda connection: jobs.set_priority(connection, request_id, priority))
+
+    async def jobs_in_flight(self) -> list[InFlight]:
+        """The jobs that have a try under way, in the order of its start."""
+        return await self._read("read the running jobs", jobs.in_flight)
+
+    async def waiting_job_priorities(self) -> list[int]:
+        """The priorities in which jobs wait, highest first."""
+        return await self._read("read the priorities of the queue", jobs.waiting_priorities)
+
+    async def waiting_jobs(
+        self, priority: int, after: RequestHead | None, limit: int, batched: Sequence[str] = ()
+    ) -> list[RequestHead]:
+        """The next waiting jobs of one priority, in order, after that one."""
+        place = (after.enqueued_at, after.request_id) if after is not None else None
+        return await self._read("read the queue", lambda c: jobs.waiting_heads(c, priority, place, limit, batched))
+
+    async def job(self, request_id: str) -> JobView | None:
+        """One request with what belongs to it as a job; None when unknown (or not flushed yet)."""
+        return await self._read("read the job", lambda connection: jobs.view(connection, request_id))
+
+    async def job_result(self, request_id: str) -> bytes | None:
+        """The body of its answer, as JSON; None where there is none."""
+        return await self._read("read the result", lambda connection: jobs.result(connection, request_id))
+
+    async def tags(self, request_ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """Tags of those that have any."""
+        return await self._read("read the tags", lambda connection: jobs.tags_of(connection, request_ids))
+
+    async def totals(self, at: float) -> list[Total]:
+        """The requests accepted at `at` or later, counted by model and status."""
+        return await self._read("count the requests", lambda connection: totals.since(connection, at))
+
+    async def pictures_needed(self) -> list[tuple[str, str]]:
+        """The artifacts that open jobs need: request id and name of each."""
+        return await self._read("read the pictures", jobs.pictures_needed)
+
     async def requests(self, wanted: RequestFilter | None = None, cursor: str | None = None, limit: int = 100) -> Page:
         """Requests newest first. Raises ValueError for a cursor that no page gave."""
         position = history.decode_cursor(cursor) if cursor else None
@@ -187,10 +258,12 @@ class Store:
     async def prune(self, before: float, keep: int) -> int:
         """Delete ended requests and events older than `before`, or beyond the newest `keep` of each.
 
+        With them go the callbacks that ended before `before`, and idempotency keys whose time is over.
         Works in small transactions so that nobody waits long behind it; returns rows deleted.
         """
         removed = 0
-        for sweep in await self._read("plan the pruning", lambda c: retention.sweeps(c, before, keep)):
+        now = self._clock()
+        for sweep in await self._read("plan the pruning", lambda c: retention.sweeps(c, before, keep, now)):
             while count := await self._writer.commit(sweep):
                 removed += count
         return removed

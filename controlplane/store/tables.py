@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     CheckConstraint,
     Column,
@@ -15,12 +16,15 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Table,
     Text,
 )
 
 from controlplane.core.model import InferenceType, Outcome, ReplicaState, RequestStatus
+from controlplane.store.batch_records import BatchStatus, Purpose
+from controlplane.store.deliveries import DeliveryState
 from controlplane.store.records import LoadTier, Mode
 
 metadata = MetaData(
@@ -111,6 +115,41 @@ Index(
     postgresql_where=attempts.c.finished_at.is_(None),
 )
 
+# What an open job is to do. Apart from its request, so that neither the history nor the queue carries bodies.
+payloads = Table(
+    "payloads",
+    metadata,
+    Column("request_id", Text, ForeignKey("requests.request_id", ondelete="CASCADE"), primary_key=True),
+    Column("rows", Integer, nullable=False),
+    Column("batch_key", Text, nullable=False),
+    Column("callback_url", Text),
+    Column("callback_secret", Text),
+    Column("body", LargeBinary, nullable=False),
+)
+
+pictures = Table(
+    "pictures",
+    metadata,
+    Column("request_id", Text, ForeignKey("payloads.request_id", ondelete="CASCADE"), primary_key=True),
+    Column("artifact", Text, primary_key=True),
+)
+
+results = Table(
+    "results",
+    metadata,
+    Column("request_id", Text, ForeignKey("requests.request_id", ondelete="CASCADE"), primary_key=True),
+    Column("body", LargeBinary, nullable=False),
+)
+
+tags = Table(
+    "tags",
+    metadata,
+    Column("request_id", Text, ForeignKey("requests.request_id", ondelete="CASCADE"), primary_key=True),
+    Column("tag", Text, primary_key=True),
+)
+# Ids grow with time, so this is also the order in which the requests of a tag are listed.
+Index("ix_tags_tag", tags.c.tag, tags.c.request_id)
+
 replicas = Table(
     "replicas",
     metadata,
@@ -178,3 +217,100 @@ events = Table(
     # Ids are cursors of readers: one that pruning freed must not come back.
     sqlite_autoincrement=True,
 )
+
+# Callbacks that are due, were delivered, or were given up. No foreign key: a callback outlives its request's row.
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("request_id", Text, primary_key=True),
+    Column("url", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("secret_name", Text),
+    Column("body", LargeBinary, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("due_at", Double),
+    Column("ended_at", Double),
+    Column("last_status", Integer),
+    Column("last_error", Text),
+    _one_of("state", DeliveryState),
+)
+# Who is due is found without a look at the rows, also behind a long line of one receiver that hangs.
+Index(
+    "ix_outbox_due",
+    outbox.c.due_at,
+    outbox.c.host,
+    outbox.c.request_id,
+    sqlite_where=outbox.c.due_at.is_not(None),
+    postgresql_where=outbox.c.due_at.is_not(None),
+)
+Index("ix_outbox_state", outbox.c.state, outbox.c.created_at, outbox.c.request_id)
+
+# Answers under callers' keys. A job's key holds its request from the moment it is accepted, before there is an answer.
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("client", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("fingerprint", Text, nullable=False),
+    Column("request_id", Text),
+    Column("expires_at", Double, nullable=False),
+    Column("status", Integer),
+    Column("headers", JSON(none_as_null=True)),
+    Column("body", LargeBinary),
+)
+Index("ix_idempotency_expires", idempotency.c.expires_at)
+
+# What callers uploaded and what batches came to; the content is in the files folder, under the same id.
+files = Table(
+    "files",
+    metadata,
+    Column("file_id", Text, primary_key=True),
+    Column("client", Text),
+    Column("purpose", Text, nullable=False),
+    Column("filename", Text, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double),
+    _one_of("purpose", Purpose),
+)
+Index("ix_files_created", files.c.created_at, files.c.file_id)
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("batch_id", Text, primary_key=True),
+    Column("client", Text),
+    Column("endpoint", Text, nullable=False),
+    Column("input_file_id", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double, nullable=False),
+    Column("stamps", JSON, nullable=False),
+    Column("metadata", JSON, nullable=False),
+    Column("errors", JSON, nullable=False),
+    Column("total", Integer, nullable=False),
+    Column("completed", Integer, nullable=False),
+    Column("failed", Integer, nullable=False),
+    Column("read_lines", Integer, nullable=False),
+    Column("read_bytes", BigInteger, nullable=False),
+    Column("output_expires_seconds", Integer, nullable=False),
+    Column("output_file_id", Text),
+    Column("error_file_id", Text),
+    _one_of("status", BatchStatus),
+)
+Index("ix_batches_created", batches.c.created_at, batches.c.batch_id)
+
+# The lines of batches that are not over. No reference to requests: a line that was refused at the door has none.
+batch_lines = Table(
+    "batch_lines",
+    metadata,
+    Column("batch_id", Text, ForeignKey("batches.batch_id", ondelete="CASCADE"), primary_key=True),
+    Column("n", Integer, primary_key=True),
+    Column("custom_id", Text, nullable=False),
+    Column("request_id", Text),
+    Column("http_status", Integer),
+    Column("body", LargeBinary),
+)
+Index("ix_batch_lines_request", batch_lines.c.request_id, unique=True)

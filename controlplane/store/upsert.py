@@ -28,7 +28,9 @@ def upsert_many(connection: Connection, table: Table, rows: Sequence[tuple[Value
 
 def insert_absent(connection: Connection, table: Table) -> _Insert:
     """The statement that leaves a row with the same key alone; its rowcount tells."""
-    return _INSERTS[connection.dialect.name](table).on_conflict_do_nothing()
+    statement = _INSERTS[connection.dialect.name](table).on_conflict_do_nothing()
+    # Rows inserted are counted on some databases only when asked for.
+    return statement.execution_options(preserve_rowcount=True)
 
 
 @cache

@@ -1,6 +1,7 @@
 """Between a connection and its request: the headers, and what it means that the caller hangs up.
 
 A lost caller cancels the request, unless it said `X-On-Disconnect: finish`: then the result waits under its id.
+Who asks again with `X-If-Known: join` gets that one.
 """
 
 import asyncio
@@ -11,11 +12,11 @@ from dataclasses import dataclass
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from engines.diffusers.live import LiveRequest
+from engines.diffusers.live import LiveRequest, LiveRequests
 from engines.diffusers.refusals import CANCELLED_STATUS, invalid
 from engines.diffusers.results import Outcome
 from engines.diffusers.streaming import frames
-from engines.diffusers.wire import ON_DISCONNECT, PRIORITY, REQUEST_ID
+from engines.diffusers.wire import IF_KNOWN, ON_DISCONNECT, PRIORITY, REQUEST_ID
 
 DEFAULT_PRIORITY = 50
 _ID = re.compile(r"[A-Za-z0-9._:~-]{1,128}")
@@ -28,6 +29,7 @@ class Caller:
     request_id: str
     priority: int
     finish_when_gone: bool
+    join: bool = False
 
 
 def caller(request: Request) -> Caller:
@@ -35,7 +37,10 @@ def caller(request: Request) -> Caller:
     wish = request.headers.get(ON_DISCONNECT, "cancel")
     if wish not in ("cancel", "finish"):
         raise invalid('must be "cancel" or "finish"', ON_DISCONNECT)
-    return Caller(_request_id(request), _priority(request), wish == "finish")
+    if_known = request.headers.get(IF_KNOWN)
+    if if_known not in (None, "join"):
+        raise invalid('must be "join", or left out', IF_KNOWN)
+    return Caller(_request_id(request), _priority(request), wish == "finish", if_known == "join")
 
 
 def _request_id(request: Request) -> str:
@@ -54,6 +59,15 @@ def _priority(request: Request) -> int:
     if not re.fullmatch(r"[0-9]{1,3}", given) or int(given) > 100:
         raise invalid("must be a whole number from 0 to 100, higher first", PRIORITY)
     return int(given)
+
+
+async def joined(request: Request, requests: LiveRequests, who: Caller) -> Response | None:
+    """The answer of the work that is known under this id already; None: there is none, or its caller wants its own."""
+    known = requests.known(who.request_id) if who.join else None
+    if known is None:
+        return None
+    await request.body()
+    return answer(known, who) if isinstance(known, Outcome) else await whole(request, known, who)
 
 
 async def whole(request: Request, live: LiveRequest, who: Caller) -> Response:

@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from engines.diffusers.bodies import from_json, from_texts, image_bytes, is_multipart, read_form
-from engines.diffusers.connections import caller
+from engines.diffusers.connections import caller, joined
 from engines.diffusers.drawings import Drawing, asked_size, checked, default_size, fitting_size
 from engines.diffusers.engine import Engine
 from engines.diffusers.generations import draw
@@ -28,6 +28,8 @@ class _Edit:
 async def edit(request: Request) -> Response:
     engine: Engine = request.app.state.engine
     who = caller(request)
+    if (known := await joined(request, engine.requests, who)) is not None:
+        return known
     facts = engine.pipeline().facts
     engine.requests.check_open()
     asked = await _read(request, engine)

@@ -4,7 +4,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from engines.diffusers.bodies import from_json
-from engines.diffusers.connections import Caller, caller, streamed, whole
+from engines.diffusers.connections import Caller, caller, joined, streamed, whole
 from engines.diffusers.drawing_work import DrawingWork, Ticket
 from engines.diffusers.drawings import Drawing, asked_size, checked, default_size
 from engines.diffusers.engine import Engine
@@ -14,6 +14,8 @@ from engines.diffusers.wire import GenerationBody
 async def generate(request: Request) -> Response:
     engine: Engine = request.app.state.engine
     who = caller(request)
+    if (known := await joined(request, engine.requests, who)) is not None:
+        return known
     worker = engine.pipeline()
     engine.requests.check_open()
     body = from_json(GenerationBody, await request.body())

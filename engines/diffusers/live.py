@@ -14,6 +14,8 @@ from engines.diffusers.refusals import CANCELLED_STATUS, Refused, closing, confl
 from engines.diffusers.results import KeptResults, Outcome
 from engines.diffusers.wire import REQUEST_ID, RequestState, RequestStatus
 
+_GOOD = 200
+
 log = logging.getLogger("diffusers_engine")
 
 
@@ -152,6 +154,14 @@ class LiveRequests:
         return Outcome(
             refused.status, refused.content(), live.state("cancelled" if was_cancelled else "failed"), refused.headers()
         )
+
+    def known(self, request_id: str) -> LiveRequest | Outcome | None:
+        """Under way, or well done and kept. What was cancelled or failed is to be done anew."""
+        live = self._live.get(request_id)
+        if live is not None:
+            return None if live.cancelling else live
+        kept = self._results.get(request_id)
+        return kept if kept is not None and kept.status == _GOOD else None
 
     def state(self, request_id: str) -> RequestState:
         """Of a live or a kept request. Raises `Refused` when it is neither."""

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from engines.diffusers.bodies import Form, from_json, from_texts, image_bytes, is_multipart, read_form
-from engines.diffusers.connections import caller, whole
+from engines.diffusers.connections import caller, joined, whole
 from engines.diffusers.engine import Engine
 from engines.diffusers.live import Progress
 from engines.diffusers.refusals import cancelled, invalid
@@ -26,6 +26,8 @@ from engines.pictures.refusals import ParameterRefused
 async def process(request: Request) -> Response:
     engine: Engine = request.app.state.engine
     who = caller(request)
+    if (known := await joined(request, engine.requests, who)) is not None:
+        return known
     engine.requests.check_open()
     body, content = await _read(request, engine)
     engine.check_model(body.model)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 REQUEST_ID = "X-Request-Id"
 PRIORITY = "X-Priority"
 ON_DISCONNECT = "X-On-Disconnect"
+IF_KNOWN = "X-If-Known"
 
 MAX_PROMPT_CHARACTERS = 32_000
 MAX_SEED = 2**63 - 1

@@ -6,6 +6,7 @@ The pipeline is tiny and its weights are random: what it draws means nothing, bu
 import asyncio
 import base64
 import io
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,51 @@ async def test_a_killed_engine_is_started_again(real: Service) -> None:
     psutil.Process(real.pid(view)).kill()
     assert size_of(await call) == (128, 128)
     assert real.pid(await real.replica(DRAW_REPLICA)) != real.pid(view)
+
+
+async def test_a_job_outlives_the_control_plane_and_is_drawn_once(real: Service) -> None:
+    """SIGKILL while it is drawn, with its steps being followed: the next life gets what the engine went on with."""
+    await drawn(real)
+    images = await _images_drawn(real)
+    body = {"prompt": "a red circle", "model": DRAW, "wait": False, "parameters": {"size": "128x128", "steps": 200}}
+    where = f"/api/v1/requests/{(await real.http.post('/api/v1/text-to-image', json=body)).json()['request_id']}"
+    progress = await _steps(real, f"{where}/events")
+    assert (progress["unit"], progress["total"]) == ("steps", 200)
+
+    await real.restart()
+    await until(lambda: _complete(real, where), FIRST_START_SECONDS)
+
+    result = (await real.http.get(f"{where}/result")).json()
+    assert size_of((await real.http.get(result["image_paths"][0])).content) == (128, 128)
+    tries = (await real.http.get(where)).json()["tries"]
+    assert [each["outcome"] for each in tries] == ["interrupted", "succeeded"]
+    assert await _images_drawn(real) == images + 1
+
+
+async def _steps(real: Service, path: str) -> Any:
+    """The first event that tells of steps."""
+    async with real.http.stream("GET", path, timeout=FIRST_START_SECONDS) as stream:
+        name = ""
+        async for line in stream.aiter_lines():
+            key, _, value = line.partition(": ")
+            if key == "event":
+                name = value
+            elif key == "data" and name == "progress":
+                return json.loads(value)
+    raise AssertionError("the job ended before its steps were told")
+
+
+async def _complete(real: Service, path: str) -> bool:
+    return (await real.http.get(path)).json()["status"] == "complete"
+
+
+async def _images_drawn(real: Service) -> float:
+    """Counted by the engine itself."""
+    endpoint = (await real.replica(DRAW_REPLICA))["endpoint"]
+    transport = httpx.AsyncHTTPTransport(uds=endpoint.removeprefix("unix:"))
+    async with httpx.AsyncClient(transport=transport, base_url="http://engine") as engine:
+        text = (await engine.get("/metrics")).text
+    return next(float(line.split()[1]) for line in text.splitlines() if line.startswith("diffusers_images_total "))
 
 
 async def test_processing_swaps_in_without_a_model(real: Service) -> None:

@@ -126,6 +126,38 @@ def test_what_was_finished_after_its_caller_left_is_kept(client: httpx.Client) -
     assert (state["status"], state["steps_done"], state["images_done"]) == ("finished", 100, 1)
 
 
+def test_who_asks_again_gets_the_same_work(client: httpx.Client, process: ServerProcess) -> None:
+    """With `X-If-Known: join` a second request under a live id gets its picture, and so does one later."""
+    join = {"X-Request-Id": "shared", "X-If-Known": "join"}
+    before = _images_drawn(client)
+    with drawing(client, "shared", steps=300, **{"X-On-Disconnect": "finish"}):
+        pass
+    with process.client() as other:
+        joined = draw(other, **join)
+    again = draw(client, **join)
+
+    assert joined.status_code == 200
+    assert again.content == joined.content == client.get("/v1/requests/shared/result").content
+    assert client.get("/v1/requests/shared").json()["steps_done"] == 300
+    assert _images_drawn(client) == before + 1
+
+
+def test_only_what_went_well_is_joined(client: httpx.Client) -> None:
+    """What was cancelled is drawn anew; without a request of that id, the first one is drawn."""
+    with drawing(client, "given-up"):
+        pass
+    until(lambda: client.get("/v1/requests/given-up"), lambda answer: answer.json()["status"] == "cancelled")
+    for request_id in ("given-up", "first"):
+        answer = draw(client, **{"X-Request-Id": request_id, "X-If-Known": "join"})
+        assert answer.status_code == 200
+        assert client.get(f"/v1/requests/{request_id}").json()["steps_done"] == 2
+
+
+def _images_drawn(client: httpx.Client) -> float:
+    (line,) = [line for line in client.get("/metrics").text.splitlines() if line.startswith("diffusers_images_total ")]
+    return float(line.split()[1])
+
+
 def test_an_answer_is_kept_until_it_is_deleted(client: httpx.Client) -> None:
     """An answered request is fetched again, byte for byte; DELETE forgets it."""
     answer = draw(client, **{"X-Request-Id": "kept"})
@@ -178,6 +210,7 @@ def test_more_than_may_wait_are_refused(client: httpx.Client, process: ServerPro
         ("X-Request-Id", "a/b"),
         ("X-Request-Id", "x" * 200),
         ("X-On-Disconnect", "maybe"),
+        ("X-If-Known", "maybe"),
     ],
 )
 def test_headers_are_checked(client: httpx.Client, header: str, text: str) -> None:

@@ -74,9 +74,10 @@ class Service:
         self._clients: list[AsyncOpenAI] = []
 
     def write(self, *models: dict[str, Any], **keys: Any) -> None:
-        """Write both files; a dict given for a section is laid over the section's defaults."""
-        sections = {name: {**_DEFAULTS.get(name, {}), **keys.get(name, {})} for name in {*_DEFAULTS, *keys}}
-        service = {"state_dir": "state", "cache_dir": "cache", **sections}
+        """Write both files; a dict given for a section is laid over its defaults, a list stands for itself."""
+        lists = {name: value for name, value in keys.items() if isinstance(value, list)}
+        sections = {name: {**_DEFAULTS.get(name, {}), **keys.get(name, {})} for name in {*_DEFAULTS, *keys} - {*lists}}
+        service = {"state_dir": "state", "cache_dir": "cache", **sections, **lists}
         (self.folder / "models.json").write_text(json.dumps({"models": models}))
         self.config.write_text(json.dumps(service))
 

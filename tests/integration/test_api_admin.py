@@ -226,7 +226,9 @@ async def test_every_admin_route_is_documented(service: Service) -> None:
     """/openapi.json has each route with its answer's shape."""
     paths = (await service.http.get("/openapi.json")).json()["paths"]
 
-    wanted = {f"/admin/{what}": "get" for what in ("models", "replicas", "devices", "requests", "events", "explain")}
+    lists = ("models", "replicas", "devices", "requests", "events", "explain", "callbacks")
+    wanted = {f"/admin/{what}": "get" for what in lists}
+    wanted["/admin/callbacks/{request_id}/resend"] = "post"
     wanted |= {f"/admin/models/{{model_id}}/{verb}": "post" for verb in ORDERS}
     assert {path for path in paths if path.startswith("/admin")} == set(wanted)
     for path, method in wanted.items():

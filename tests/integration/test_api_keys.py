@@ -129,6 +129,26 @@ async def test_a_users_key_does_not_administer(guarded: Service, method: str, pa
     assert (await guarded.http.request(method, path, headers=_bearer(ADMIN))).status_code == 200
 
 
+async def test_a_key_sees_its_own_requests(guarded: Service) -> None:
+    """A job is shown, ended and listed for the key it came with and for the administrator, and for nobody else."""
+    body = {"prompt": "x", "wait_seconds": 30, "parameters": {"max_tokens": 1}}
+    ids = {}
+    for key in (USER, ADMIN):
+        call = await guarded.http.post("/api/v1/text-to-text", json=body, headers={"authorization": f"Bearer {key}"})
+        ids[key] = call.json()["request_id"]
+    mine = {"authorization": f"Bearer {USER}"}
+    wheres = {key: f"/api/v1/requests/{request_id}" for key, request_id in ids.items()}
+
+    assert (await guarded.http.get(f"{wheres[USER]}/result", headers=mine)).status_code == 200
+    for path in ("", "/result", "/events"):
+        assert (await guarded.http.get(wheres[ADMIN] + path, headers=mine)).status_code == 404
+        assert (await guarded.http.get(wheres[USER] + path)).status_code == 200
+    assert (await guarded.http.delete(wheres[ADMIN], headers=mine)).status_code == 404
+    listed = (await guarded.http.get("/api/v1/requests", headers=mine)).json()["requests"]
+    assert ids[USER] in {row["request_id"] for row in listed}
+    assert ids[ADMIN] not in {row["request_id"] for row in listed}
+
+
 async def test_health_needs_no_key(guarded: Service) -> None:
     """Whoever supervises the service asks /health and /ready without a secret."""
     for path in ("/health", "/ready"):

@@ -79,22 +79,22 @@ class Feeding:
         self._arrivals += 1
         rows = self.rules.rows(rows)
         head = RequestHead(str(self._arrivals), MODEL, priority, self.now, rows=rows, key=key)
-        self._do(lambda: self._ask(head))
+        self.do(lambda: self._ask(head))
         return head
 
     def leave(self, head: RequestHead) -> None:
         """The caller goes; then the loop, which is poked, gets its turn."""
-        self._do(lambda: self.dispatcher.leave(self.tickets.pop(head.request_id)))
+        self.do(lambda: self.dispatcher.leave(self.tickets.pop(head.request_id)))
         self.tend()
 
     def finish(self, run: Running) -> None:
         self.running.remove(run)
         self.finished.append(run.lease.head)
-        self._do(lambda: self.dispatcher.release(run.lease))
+        self.do(lambda: self.dispatcher.release(run.lease))
 
     def tend(self) -> None:
         """What a pass of the loop does for the line."""
-        self._do(self.dispatcher.fill_all)
+        self.do(self.dispatcher.fill_all)
 
     def pass_time(self, seconds: float) -> None:
         """The loop wakes whenever the dispatcher asked for it, and only then."""
@@ -160,7 +160,9 @@ class Feeding:
     def _poke(self) -> None:
         self.pokes += 1
 
-    def _do(self, work: Callable[[], object]) -> None:
+    def do(self, work: Callable[[], object]) -> None:
+        """Inside the event loop, with what follows from it."""
+
         async def inside() -> None:
             work()
             await asyncio.sleep(0)

@@ -13,11 +13,15 @@ from planner_world import EPOCH, World, model
 
 from controlplane.core.model import RequestHead
 from controlplane.core.planner import plan
-from controlplane.core.queue import WaitQueue
+from controlplane.core.queue import BACKGROUND_SECONDS, WaitQueue
 
 _MODELS = ("A", "B", "C")
 _priorities = st.integers(0, 100)
 _gaps = st.sampled_from([0.0, 0.0, 0.5, 6.0, 300.0])
+
+
+def _behind(priority: int) -> float:
+    return 0.0 if priority else BACKGROUND_SECONDS
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -116,7 +120,7 @@ class QueueMachine(RuleBasedStateMachine):
         return sorted((h for h in self.line if h.model_id == model_id), key=self._rank)
 
     def _rank(self, head: RequestHead) -> float:
-        return head.enqueued_at - head.priority * self.seconds_per_point
+        return head.enqueued_at + _behind(head.priority) - head.priority * self.seconds_per_point
 
 
 TestQueueMachine = QueueMachine.TestCase
@@ -133,11 +137,11 @@ TestQueueMachine.settings = settings(stateful_step_count=40)
 def test_the_order_is_that_of_ageing_priorities(
     p: int, q: int, asked: float, later: float, seconds_per_point: float
 ) -> None:
-    """First goes whose priority, grown by its waiting, is the highest; that never changes while both wait."""
+    """First goes whose priority, grown by its waiting, is the highest; the lowest counts as a day younger."""
     queue = WaitQueue(seconds_per_point)
     queue.push(RequestHead("old", "A", p, EPOCH + asked))
     queue.push(RequestHead("new", "A", q, EPOCH + asked + later))
-    lead = (p - q) * seconds_per_point + later
+    lead = (p - q) * seconds_per_point + later + _behind(q) - _behind(p)
     if abs(lead) < 1e-6:
         return
     first = queue.pop("A")
@@ -145,14 +149,14 @@ def test_the_order_is_that_of_ageing_priorities(
     assert first.request_id == ("old" if lead > 0 else "new")
 
 
-@given(p=_priorities, arrivals=st.lists(st.tuples(_priorities, st.floats(0, 1e4)), max_size=30))
+@given(p=_priorities, arrivals=st.lists(st.tuples(_priorities, st.floats(0, 2e5)), max_size=30))
 def test_nothing_waits_for_ever(p: int, arrivals: list[tuple[int, float]]) -> None:
-    """Nobody who comes more than (100 - p) points of ageing later gets ahead, however urgent."""
+    """Nobody who comes (100 - p) points of ageing later gets ahead, however urgent; at the lowest, a day more."""
     queue = WaitQueue(6.0)
     queue.push(RequestHead("old", "A", p, EPOCH))
     for n, (priority, after) in enumerate(arrivals):
         queue.push(RequestHead(f"r{n}", "A", priority, EPOCH + after))
-    overtakers = [after for priority, after in arrivals if after > (100 - p) * 6.0 + 1e-6]
+    overtakers = [after for priority, after in arrivals if after > (100 - p) * 6.0 + _behind(p) + 1e-6]
     position = queue.position("old")
     assert position is not None
     assert position <= 1 + len(arrivals) - len(overtakers)

@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
+from controlplane.api.admin.callbacks import add_callbacks
 from controlplane.api.admin.views import (
     DeviceView,
     EventView,
@@ -112,6 +113,7 @@ def admin_router(context: Context) -> APIRouter:
         return await _explain_request(context, request_id or "")
 
     _add_orders(router, context)
+    add_callbacks(router, context)
     return router
 
 

@@ -9,19 +9,21 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from controlplane.api.artifacts import base_url, kept
-from controlplane.api.body import CallerGone, read_body
-from controlplane.api.context import Context
+from controlplane.api.arrival import Arrival
+from controlplane.api.artifacts import kept
+from controlplane.api.errors import error_body
 from controlplane.api.multipart import Form, is_form, read_form_aside
 from controlplane.api.openai.edit_images import find_addresses, inline_addresses
 from controlplane.api.openai.envelope import read_deadline, read_envelope, read_priority
-from controlplane.api.reply import JSON_TYPE, Receive, Reply, Scope, Send
-from controlplane.api.serving import PLAIN, AnswerForm, Serving
+from controlplane.api.reply import JSON_TYPE
+from controlplane.api.serving import openai_error, plain_form
 from controlplane.core.model import InferenceType
 from controlplane.errors import RequestRejected
 from controlplane.loop import rejections
-from controlplane.loop.admission import Ask
-from controlplane.loop.exchange import Answer
+from controlplane.loop.admission import Admission, Ask
+from controlplane.loop.exchange import Accepted, Answer
+from controlplane.loop.prepared import AnswerForm, Prepared
+from controlplane.media.media import Media
 
 _DRAWING = (InferenceType.TEXT2IMAGE,)
 _EDITING = (InferenceType.TEXT2IMAGE, InferenceType.IMAGE_PROCESSING)
@@ -49,45 +51,35 @@ class _Wanted(NamedTuple):
     fields: Mapping[str, object]
 
 
-class ImageCalls:
-    """ASGI application for every path in IMAGE_PATHS, POST only."""
+class ImageReader:
+    """For every path in IMAGE_PATHS."""
 
-    def __init__(self, context: Context, serving: Serving) -> None:
-        self._keyring = context.keyring
-        self._admission = context.admission
-        self._media = context.media
-        self._serving = serving
-        self._max_body_bytes = context.max_body_bytes
+    def __init__(self, admission: Admission, media: Media) -> None:
+        self._admission = admission
+        self._media = media
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path, headers = scope["path"], dict(scope["headers"])
-        try:
-            client = self._keyring.identify(headers)
-            body = await read_body(receive, headers, self._max_body_bytes)
-            content_type = headers.get(b"content-type", JSON_TYPE)
-            form = await read_form_aside(content_type, body) if is_form(content_type) else None
-            wanted = _of_form(headers, form) if form else await self._of_json(path, headers, body)
-            ask = Ask(
-                method="POST",
-                path=path,
-                model=wanted.model,
-                types=IMAGE_PATHS[path],
-                body_for=wanted.body_for,
-                content_type=content_type,
-                stream=wanted.stream,
-                priority=wanted.priority,
-                deadline_seconds=read_deadline(headers),
-                client=client.name,
-                fields=wanted.fields,
-            )
-            exchange = self._admission.admit(ask)
-        except RequestRejected as exc:
-            await Reply(send).error(exc)
-        except CallerGone:
-            return
-        else:
-            form_of_answer = self._with_urls(base_url(scope)) if wanted.as_urls else PLAIN
-            await self._serving(exchange, receive, send, form_of_answer)
+    async def read(self, arrival: Arrival) -> Prepared:
+        path, headers, body = arrival.path, arrival.headers, arrival.body
+        content_type = headers.get(b"content-type", JSON_TYPE)
+        form = await read_form_aside(content_type, body) if is_form(content_type) else None
+        wanted = _of_form(headers, form) if form else await self._of_json(path, headers, body)
+        ask = Ask(
+            method="POST",
+            path=path,
+            model=wanted.model,
+            types=IMAGE_PATHS[path],
+            body_for=wanted.body_for,
+            content_type=content_type,
+            stream=wanted.stream,
+            priority=wanted.priority,
+            deadline_seconds=read_deadline(headers),
+            client=arrival.client,
+            fields=wanted.fields,
+        )
+        return Prepared(ask, self._with_urls(arrival.base()) if wanted.as_urls else plain_form)
+
+    def refusal(self, path: str, rejection: RequestRejected) -> bytes:  # noqa: ARG002
+        return error_body(rejection.error)
 
     async def _of_json(self, path: str, headers: Mapping[bytes, bytes], body: bytes) -> _Wanted:
         envelope = read_envelope(headers, body, _DEFAULT_MODEL)
@@ -102,14 +94,14 @@ class ImageCalls:
             envelope = envelope.with_fields(fields)
         return _Wanted(envelope.model, envelope.stream, as_urls, envelope.priority, envelope.body_for, fields)
 
-    def _with_urls(self, base: str) -> AnswerForm:
+    def _with_urls(self, base: str) -> Callable[[Accepted], AnswerForm]:
         async def finish(answer: Answer) -> Answer:
             fields = _parsed(answer.body)
             for each in fields["data"]:
                 each["url"] = base + await kept(self._media.artifacts, _content(each.pop("b64_json", None)))
             return answer._replace(body=orjson.dumps(fields))
 
-        return AnswerForm(finish)
+        return lambda _: AnswerForm(finish, openai_error)
 
 
 def _of_form(headers: Mapping[bytes, bytes], form: Form) -> _Wanted:

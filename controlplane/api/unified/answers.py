@@ -29,7 +29,7 @@ async def finished(accepted: Accepted, task: Task, artifacts: Artifacts, answer:
     return Answer(200, JSON_TYPE, orjson.dumps(fields | _result(accepted.type, result, paths)))
 
 
-def failed(kind: InferenceType, accepted: Accepted | None, rejection: RequestRejected) -> bytes:
+def failed(kind: InferenceType | None, accepted: Accepted | None, rejection: RequestRejected) -> bytes:
     """The body of a failure; `accepted` None where it was refused at the door."""
     error = rejection.error
     shown = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
@@ -51,13 +51,14 @@ def _renamed(rejection: RequestRejected, param: str) -> RequestRejected:
     return RequestRejected(replace(rejection.error, param=param), rejection.retry_after_seconds)
 
 
-def _head(kind: InferenceType, accepted: Accepted | None) -> Fields:
+def _head(kind: InferenceType | None, accepted: Accepted | None) -> Fields:
+    named = None if kind is None else kind.value
     if accepted is None:
-        return {"request_id": None, "type": kind.value, "created_at": None, "model": None}
+        return {"request_id": None, "type": named, "created_at": None, "model": None}
     head = accepted.head
     return {
         "request_id": head.request_id,
-        "type": kind.value,
+        "type": named,
         "created_at": round(head.enqueued_at, 3),
         "model": head.model_id,
     }

@@ -3,13 +3,14 @@
 Parameters for the engine are not looked at; it judges them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from adapters.tasks import ImageProcessing, ImageToText, Picture, Task, TextToImage, TextToText
+from controlplane.api.arrival import Arrival
 from controlplane.api.multipart import Form, is_form, read_form_aside
 from controlplane.api.openai.chat_images import read_image
 from controlplane.api.openai.envelope import read_deadline, read_object, read_priority
@@ -21,8 +22,16 @@ from controlplane.media.media import Media
 from controlplane.settings.suggestions import did_you_mean
 
 Text = Annotated[str, Field(min_length=1)]
+Tag = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f]*$")]
 _FILE = "file"
-_JSON_TEXTS = ("parameters", "priority", "deadline_seconds", "wait")
+_LONGEST_WAIT_SECONDS = 3600.0
+_JSON_TEXTS = ("parameters", "priority", "deadline_seconds", "wait", "wait_seconds", "tags")
+# Of the call, not of the work: a payload has no use for them.
+_OF_THE_CALL = frozenset(
+    {"image", "image_path", "type", "model", "priority", "deadline_seconds", "wait", "wait_seconds"}
+    | {"callback_url", "tags"}
+)
+SUBMIT_PATH = "/api/v1/requests"
 
 
 class _Fields(BaseModel):
@@ -38,7 +47,13 @@ class _Fields(BaseModel):
     priority: object = None
     deadline_seconds: object = None
     wait: bool | None = None
-    callback_url: object = None
+    wait_seconds: Annotated[float, Field(ge=0, le=_LONGEST_WAIT_SECONDS)] | None = None
+    callback_url: Annotated[str, Field(max_length=2000, pattern=r"^https?://[^\s/]")] | None = None
+    tags: Annotated[list[Tag], Field(max_length=16)] = Field(default_factory=list)
+
+    def work(self) -> dict[str, Any]:
+        """What is to be done, without what is to be done with the answer."""
+        return self.model_dump(exclude=set(_OF_THE_CALL), exclude_none=True)
 
 
 class _TextToText(_Fields):
@@ -105,44 +120,89 @@ UNIFIED_PATHS: Mapping[str, type[_Kind]] = {
 }
 
 
+class Wish(NamedTuple):
+    """What is wanted of a job."""
+
+    callback_url: str | None
+    tags: tuple[str, ...]
+    wait_seconds: float
+
+
 class UnifiedAsk(NamedTuple):
-    """A call under /api/v1, checked as far as it is ours to judge. `model` may be the type."""
+    """A call under /api/v1, checked as far as it is ours to judge. `model` may be the type.
+
+    `path` is the one of its kind. `wish` None: the caller waits for the answer. `work` is the body without the rest.
+    """
+
+    path: str
 
     type: InferenceType
     model: str
     priority: int | None
     deadline_seconds: float | None
     parameters: Mapping[str, object]
-    task: Callable[[Media], Any]
+    task: Callable[[Media], Awaitable[Task]]
+    wish: Wish | None
+    work: Callable[[], dict[str, Any]]
 
 
-def type_of(path: str) -> InferenceType:
-    return UNIFIED_PATHS[path].kind
+def type_of(path: str) -> InferenceType | None:
+    """None for the path that takes every kind."""
+    shape = UNIFIED_PATHS.get(path)
+    return None if shape is None else shape.kind
 
 
-async def read_ask(path: str, headers: Mapping[bytes, bytes], body: bytes) -> UnifiedAsk:
+async def read_ask(arrival: Arrival) -> UnifiedAsk:
     """Raises RequestRejected naming the field."""
+    headers, upload = arrival.headers, arrival.upload
     content_type = headers.get(b"content-type", JSON_TYPE)
-    upload: bytes | None = None
     if is_form(content_type):
-        form = await read_form_aside(content_type, body)
+        form = await read_form_aside(content_type, arrival.body)
         fields, upload = _of_form(form), form.file(_FILE)
     else:
-        fields = read_object(body)
+        fields = read_object(arrival.body)
+    path = _path_of(arrival.path, fields.get("type"))
     shape = UNIFIED_PATHS[path]
     try:
         asked = shape.model_validate(fields)
     except ValidationError as exc:
         raise _refusal(shape, exc) from exc
-    _check_ours(asked)
+    _check_type(asked)
     return UnifiedAsk(
+        path=path,
         type=shape.kind,
         model=asked.model or shape.kind.value,
         priority=read_priority(headers, {"priority": asked.priority}),
         deadline_seconds=read_deadline(headers, asked.deadline_seconds),
         parameters=asked.parameters,
         task=lambda media: asked.task(upload, media),
+        wish=_wish(asked, waits=arrival.path != SUBMIT_PATH),
+        work=asked.work,
     )
+
+
+def _path_of(path: str, named: object) -> str:
+    if path != SUBMIT_PATH:
+        return path
+    for each, shape in UNIFIED_PATHS.items():
+        if named == shape.kind.value:
+            return each
+    kinds = ", ".join(shape.kind.value for shape in UNIFIED_PATHS.values())
+    code = "missing_field" if named is None else "invalid_value"
+    raise rejections.invalid(f"type must be one of {kinds}", "type", code)
+
+
+def _wish(asked: _Kind, *, waits: bool) -> Wish | None:
+    """None where the caller waits for the answer, as long as it takes. Raises RequestRejected."""
+    later = asked.wait_seconds is not None or asked.callback_url is not None
+    if asked.wait is True and later:
+        named = "wait_seconds" if asked.wait_seconds is not None else "callback_url"
+        raise rejections.invalid(f"{named} belongs to a job; leave out wait or make it false", named, "invalid_value")
+    if asked.wait is False or later or (asked.wait is None and not waits):
+        return Wish(asked.callback_url, tuple(asked.tags), asked.wait_seconds or 0.0)
+    if asked.tags:
+        raise rejections.invalid("tags belong to a job; add wait false", "tags", "invalid_value")
+    return None
 
 
 def _of_form(form: Form) -> Mapping[str, Any]:
@@ -171,18 +231,11 @@ def _value(name: str, text: str) -> object:
         return text
 
 
-def _check_ours(asked: _Kind) -> None:
+def _check_type(asked: _Kind) -> None:
     if asked.type not in (None, asked.kind.value):
         raise rejections.invalid(
             f"type must be {asked.kind.value} here, not {asked.type!r:.40}", "type", "invalid_value"
         )
-    if asked.wait is False:
-        raise rejections.invalid(
-            "wait must be true: every call is answered with its result", "wait", "unsupported_value"
-        )
-    if asked.callback_url is not None:
-        message = "callback_url is not called: every call is answered with its result; leave it out"
-        raise rejections.invalid(message, "callback_url", "unsupported_value")
 
 
 def _refusal(shape: type[_Kind], exc: ValidationError) -> RequestRejected:

@@ -2,17 +2,19 @@
 
 from typing import Any
 
-from controlplane.api.unified.asks import UNIFIED_PATHS
-from controlplane.core.model import InferenceType
+from controlplane.api.unified.asks import SUBMIT_PATH, UNIFIED_PATHS
+from controlplane.core.model import InferenceType, RequestStatus
 
 _COMMON: dict[str, Any] = {
     "request_id": {"type": ["string", "null"]},
     "type": {"enum": [kind.value for kind in InferenceType]},
     "model": {"type": ["string", "null"]},
-    "status": {"enum": ["complete", "failed"]},
+    "status": {"enum": [status.value for status in RequestStatus]},
     "created_at": {"type": ["number", "null"]},
     "error_message": {"type": ["string", "null"]},
 }
+_ACCEPTED: dict[str, Any] = {**_COMMON, "priority": {"type": "integer"}, "links": {"type": "object"}}
+_BAD: dict[str, Any] = {**_COMMON, "error": {"type": "object"}}
 _PATH = {"type": "string"}
 _RESULTS: dict[InferenceType, dict[str, Any]] = {
     InferenceType.TEXT2TEXT: {"text": {"type": "string"}},
@@ -27,8 +29,18 @@ _RESULTS: dict[InferenceType, dict[str, Any]] = {
 
 
 def unified_paths() -> dict[str, Any]:
-    """What belongs under `paths`."""
-    return {path: {"post": _operation(path)} for path in UNIFIED_PATHS}
+    """What belongs under `paths`, by path and method."""
+    return {**{path: {"post": _operation(path)} for path in UNIFIED_PATHS}, SUBMIT_PATH: {"post": _submission()}}
+
+
+def _submission() -> dict[str, Any]:
+    shapes = [{**shape.model_json_schema(), "title": f"Ask for {shape.kind.value}"} for shape in UNIFIED_PATHS.values()]
+    return {
+        "tags": ["requests"],
+        "summary": "a job of any kind, by its type",
+        "requestBody": {"required": True, "content": {"application/json": {"schema": {"oneOf": shapes}}}},
+        "responses": {"202": _answer("Accepted", _ACCEPTED), "default": _answer("Why not", _BAD)},
+    }
 
 
 def _operation(path: str) -> dict[str, Any]:
@@ -40,12 +52,15 @@ def _operation(path: str) -> dict[str, Any]:
         bodies["multipart/form-data"] = {"schema": {**asked, "properties": {**upload, **asked["properties"]}}}
     usage = {"type": ["object", "null"], "additionalProperties": {"type": "integer"}}
     good = {**_COMMON, **_RESULTS[shape.kind], "usage": usage}
-    bad = {**_COMMON, "error": {"type": "object"}}
     return {
         "tags": ["unified"],
-        "summary": f"{shape.kind.value}, answered with the result",
+        "summary": f"{shape.kind.value}, answered with the result or accepted as a job",
         "requestBody": {"required": True, "content": bodies},
-        "responses": {"200": _answer("The result", good), "default": _answer("Why not", bad)},
+        "responses": {
+            "200": _answer("The result", good),
+            "202": _answer("A job was accepted", _ACCEPTED),
+            "default": _answer("Why not", _BAD),
+        },
     }
 
 

@@ -226,3 +226,38 @@ except StoreFailure as exc:
     assert "cannot keep results" in ended.stdout
     assert names(tmp_path) == set()
     assert (await artifacts(tmp_path, time).put(bytes(5000), PNG)).size_bytes == 5000
+
+
+async def test_what_is_held_outlives_every_limit(tmp_path: Path, time: Time) -> None:
+    """Too old and too much, it stays until nobody holds it any more, also when another life holds it."""
+    kept = artifacts(tmp_path, time)
+    first = await kept.put_for("a", bytes(700 * KIB), PNG)
+    await kept.put_for("b", bytes(700 * KIB), PNG)
+    time.now += 40 * DAY
+    await kept.put(b"x" * 700 * KIB, PNG)
+    await kept.prune(time.now)
+    assert first.name in names(tmp_path)
+
+    kept.let_go("a")
+    await kept.prune(time.now)
+    assert first.name in names(tmp_path)
+    again = artifacts(tmp_path, time)
+    again.hold("b", first.name)
+    await again.prune(time.now)
+    assert first.name in names(tmp_path)
+
+    again.let_go("b")
+    await again.prune(time.now + HOUR)
+    assert first.name not in names(tmp_path)
+
+
+async def test_what_could_not_be_kept_is_not_held(tmp_path: Path, time: Time) -> None:
+    """A picture larger than the whole room is refused, and its name is as free as before."""
+    kept = artifacts(tmp_path, time)
+    with pytest.raises(StoreFailure):
+        await kept.put_for("a", bytes(2000 * KIB), PNG)
+    small = await kept.put_for("a", b"x", PNG)
+    kept.let_go("a")
+    time.now += 40 * DAY
+    await kept.prune(time.now)
+    assert small.name not in names(tmp_path)

@@ -11,7 +11,8 @@ import pytest
 from picture_site import Site, moved, ok, site
 
 from controlplane.errors import RequestRejected
-from controlplane.media.fetching import FetchRules, ImageFetcher, Resolve, resolve_by_system
+from controlplane.media.fetching import FetchRules, ImageFetcher
+from controlplane.media.outbound import Resolve, resolve_by_system
 
 MIB = 1024 * 1024
 

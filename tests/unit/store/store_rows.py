@@ -1,9 +1,13 @@
 """Rows as the control plane would write them, with only what a test cares about spelt out."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from sqlalchemy import Engine, create_engine
+
 from controlplane.core.model import InferenceType, Outcome, ReplicaState
+from controlplane.store.database import Place
 from controlplane.store.records import (
     AttemptRecord,
     ReplicaChange,
@@ -12,6 +16,18 @@ from controlplane.store.records import (
     RequestFinished,
     RequestStarted,
 )
+
+
+def place_of(text: str) -> Place:
+    """What a child process was told."""
+    return text if text.startswith("postgresql:") else Path(text)
+
+
+def engine_of(place: Place) -> Engine:
+    """How a foreign tool comes to a store."""
+    if isinstance(place, Path):
+        return create_engine(f"sqlite:///{place}")
+    return create_engine(place.replace("postgresql:", "postgresql+psycopg:", 1))
 
 
 class ManualClock:

@@ -9,9 +9,8 @@ import os
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
-from store_rows import create, replica
+from store_rows import create, place_of, replica
 
 from controlplane.store.records import EventDraft, ReplicaChange
 from controlplane.store.store import Store
@@ -35,7 +34,7 @@ async def _write(store: Store, name: str) -> None:
 
 
 async def main() -> None:
-    store = await Store.open(Path(sys.argv[1]), holder="the child", clock=time.time)
+    store = await Store.open(place_of(sys.argv[1]), holder="the child", clock=time.time, wait_seconds=60)
     await asyncio.gather(*(_write(store, f"writer{n}") for n in range(WRITERS)))
 
 

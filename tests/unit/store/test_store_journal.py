@@ -1,19 +1,18 @@
 """The journal: written behind, coalesced, bounded, and never in anybody's way."""
 
 import asyncio
-import sqlite3
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import event
-from store_rows import ManualClock, accepted, attempt, finished, started
+from sqlalchemy import Connection, event
+from store_rows import ManualClock, accepted, attempt, engine_of, finished, started
 
 from controlplane.core.model import InferenceType, Outcome, RequestStatus
 from controlplane.store.backlog import JournalRow, coalesce, shed
-from controlplane.store.database import Database
+from controlplane.store.database import Place, opened
 from controlplane.store.journal import Journal
 from controlplane.store.records import Event, JournalLimits, Mode, RequestAccepted, RequestFinished, RequestRecord
 from controlplane.store.store import Store
@@ -21,9 +20,9 @@ from controlplane.store.writer import Writer
 
 
 @pytest.fixture
-async def statements(path: Path) -> AsyncIterator[tuple[Journal, list[tuple[str, int]]]]:
+async def statements(place: Place) -> AsyncIterator[tuple[Journal, list[tuple[str, int]]]]:
     """A journal, and the (statement, rows) that it has the database run."""
-    database = Database.open(path)
+    database = await opened(place, "the test", 0.0, 0.0)
     ran: list[tuple[str, int]] = []
 
     def note(_c: object, _u: object, statement: str, rows: object, _x: object, many: bool) -> None:
@@ -107,9 +106,9 @@ async def test_a_long_request_is_seen_on_its_way(store: Store) -> None:
     assert len((await store.requests()).requests) == 1
 
 
-async def test_rows_reach_the_disk_by_themselves(path: Path, clock: ManualClock) -> None:
+async def test_rows_reach_the_disk_by_themselves(place: Place, clock: ManualClock) -> None:
     """Without any flush, a lone row is written after the window."""
-    store = await Store.open(path, holder="me", clock=clock, limits=JournalLimits(flush_seconds=0.01))
+    store = await Store.open(place, holder="me", clock=clock, limits=JournalLimits(flush_seconds=0.01))
     store.journal_accepted(accepted("r"))
     async with asyncio.timeout(30):
         while await store.request("r") is None:
@@ -117,10 +116,10 @@ async def test_rows_reach_the_disk_by_themselves(path: Path, clock: ManualClock)
     await store.close()
 
 
-async def test_a_crowd_does_not_wait_for_the_window(path: Path, clock: ManualClock) -> None:
+async def test_a_crowd_does_not_wait_for_the_window(place: Place, clock: ManualClock) -> None:
     """Enough rows are written at once, however long the window is."""
     limits = JournalLimits(flush_seconds=3600, flush_rows=10)
-    store = await Store.open(path, holder="me", clock=clock, limits=limits)
+    store = await Store.open(place, holder="me", clock=clock, limits=limits)
     for n in range(25):
         store.journal_accepted(accepted(f"r-{n}"))
     async with asyncio.timeout(30):
@@ -129,13 +128,13 @@ async def test_a_crowd_does_not_wait_for_the_window(path: Path, clock: ManualClo
     await store.close()
 
 
-async def test_close_writes_what_waits(path: Path, clock: ManualClock) -> None:
+async def test_close_writes_what_waits(place: Place, clock: ManualClock) -> None:
     """An orderly stop loses no row of the journal."""
-    store = await Store.open(path, holder="me", clock=clock, limits=JournalLimits(flush_seconds=3600))
+    store = await Store.open(place, holder="me", clock=clock, limits=JournalLimits(flush_seconds=3600))
     store.journal_finished(finished(accepted("r")))
     store.record_event("stopping", "control plane")
     await store.close()
-    store = await Store.open(path, holder="me", clock=clock)
+    store = await Store.open(place, holder="me", clock=clock)
     assert await store.request("r") is not None
     assert [(e.at, e.kind, e.subject) for e in await store.events()] == [(clock.now, "stopping", "control plane")]
     await store.close()
@@ -156,32 +155,38 @@ async def test_a_refused_row_does_not_stop_the_others(store: Store) -> None:
     assert store.healthy
 
 
-async def test_nobody_waits_while_the_disk_is_taken(store: Store, path: Path) -> None:
+def _holding(place: Place) -> Connection:
+    """A foreign tool that holds what our writer needs."""
+    foreign = engine_of(place).connect()
+    foreign.exec_driver_sql("BEGIN IMMEDIATE" if isinstance(place, Path) else "LOCK TABLE requests IN EXCLUSIVE MODE")
+    return foreign
+
+
+async def test_nobody_waits_while_the_disk_is_taken(store: Store, place: Place) -> None:
     """With the database locked by a foreign tool, journalling and reading go on; all is written after."""
-    with sqlite3.connect(path, isolation_level=None) as foreign:
-        foreign.execute("BEGIN IMMEDIATE")
+    with _holding(place) as foreign:
         writing = asyncio.ensure_future(store.flush())
         for n in range(1000):
             store.journal_accepted(accepted(f"r-{n}"))
         writing_more = asyncio.ensure_future(store.flush())
         assert (await store.requests()).requests == ()
         assert not writing_more.done()
-        foreign.execute("ROLLBACK")
+        foreign.rollback()
     await asyncio.gather(writing, writing_more)
-    foreign.close()
+    foreign.engine.dispose()
     assert len((await store.requests(limit=2000)).requests) == 1000
 
 
-async def test_earlier_lives_requests_read_interrupted(path: Path, clock: ManualClock) -> None:
+async def test_earlier_lives_requests_read_interrupted(place: Place, clock: ManualClock) -> None:
     """After a death, open sync requests and attempts are ended with a reason; the rest is untouched."""
-    store = await Store.open(path, holder="one", clock=clock)
+    store = await Store.open(place, holder="one", clock=clock)
     waiting, running, ended, job = (accepted(name) for name in ("waiting", "running", "ended", "job"))
     store.journal_accepted(waiting)
     store.journal_started(started(running))
     store.journal_finished(finished(ended))
     store.journal_started(started(job._replace(mode=Mode.ASYNC)))
     await store.close()
-    store = await Store.open(path, holder="two", clock=clock)
+    store = await Store.open(place, holder="two", clock=clock)
     assert await store.interrupt_open(at=2000.0) == 2
     assert await store.interrupt_open(at=3000.0) == 0
     found = {row.request_id: row for row in (await store.requests()).requests}

@@ -1,20 +1,24 @@
 """The store against a plain dict, over random commits, stale ones, deletions and restarts."""
 
 import asyncio
-import shutil
 import tempfile
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from store_rows import ManualClock, replica
 
 from controlplane.core.model import Intent, ReplicaState
+from controlplane.store.database import Place
 from controlplane.store.errors import StaleWrite
 from controlplane.store.records import EventDraft, ReplicaChange, ReplicaRecord
 from controlplane.store.store import Store
+from tests.fakes.postgres_server import Server
 
 _names = st.sampled_from(["a", "b", "c", "d"])
 _changes = st.builds(
@@ -35,21 +39,26 @@ class StoreMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = Path(tempfile.mkdtemp())
+        self.lent = ExitStack()
+        self.place = self.borrow()
         self.loop = asyncio.Runner()
         self.rows: dict[str, ReplicaRecord] = {}
         self.intents: dict[str, Intent] = {}
         self.events = 0
 
+    def borrow(self) -> Place:
+        """An empty place for one example's store."""
+        return Path(self.lent.enter_context(tempfile.TemporaryDirectory())) / "store.db"
+
     @initialize()
     def open(self) -> None:
-        opening = Store.open(self.folder / "store.db", holder="the machine", clock=ManualClock())
+        opening = Store.open(self.place, holder="the machine", clock=ManualClock())
         self.store = self.loop.run(opening)
 
     def teardown(self) -> None:
         self.loop.run(self.store.close())
         self.loop.close()
-        shutil.rmtree(self.folder)
+        self.lent.close()
 
     @rule(changes=st.lists(_changes, max_size=3))
     def commit(self, changes: list[ReplicaChange]) -> None:
@@ -114,9 +123,29 @@ class StoreMachine(RuleBasedStateMachine):
             self.events += sum(change.event is not None for change in changes)
 
 
+class PostgresMachine(StoreMachine):
+    """The same on the other database."""
+
+    server: ClassVar[Server]
+
+    def borrow(self) -> Place:
+        return self.lent.enter_context(self.server.database())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _machines_server(server: Server) -> None:
+    """Machines cannot ask for fixtures themselves."""
+    PostgresMachine.server = server
+
+
 # A rule waits for the disk, so how long an example takes says nothing.
 StoreMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+PostgresMachine.TestCase.settings = settings(max_examples=10, stateful_step_count=25, deadline=None)
 
 
 class TestStoreMachine(StoreMachine.TestCase):
+    """Committed means readable, refused means untouched, and a restart changes nothing."""
+
+
+class TestPostgresMachine(PostgresMachine.TestCase):
     """Committed means readable, refused means untouched, and a restart changes nothing."""

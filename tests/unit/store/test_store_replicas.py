@@ -2,18 +2,18 @@
 
 import asyncio
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from store_rows import ManualClock, create, replica
 
 from controlplane.core.model import Intent, ReplicaState
+from controlplane.store.database import Place
 from controlplane.store.errors import RowRefused, StaleWrite
 from controlplane.store.records import EventDraft, LoadTier, LoadTime, ReplicaChange
 from controlplane.store.store import Store
 
 
-async def test_every_field_survives_a_restart(path: Path, clock: ManualClock) -> None:
+async def test_every_field_survives_a_restart(place: Place, clock: ManualClock) -> None:
     """What was committed is read back equal by the next life, each field under its own name."""
     full = replica(
         "llm-1",
@@ -34,10 +34,10 @@ async def test_every_field_survives_a_restart(path: Path, clock: ManualClock) ->
         revive=True,
     )
     bare = replica("llm-0", reserved_mib=None)
-    store = await Store.open(path, holder="one", clock=clock)
+    store = await Store.open(place, holder="one", clock=clock)
     await store.commit_replicas([create(full), create(bare)])
     await store.close()
-    store = await Store.open(path, holder="two", clock=clock)
+    store = await Store.open(place, holder="two", clock=clock)
     assert await store.replicas() == [bare, full]
     await store.close()
 

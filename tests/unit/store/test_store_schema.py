@@ -2,20 +2,37 @@
 
 import re
 import sqlite3
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import create_engine, delete, func, insert, select
-from store_rows import ManualClock, accepted
+from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine, delete, func, insert, inspect, select
+from store_rows import ManualClock, accepted, engine_of
 
 from controlplane.errors import StoreFailure
 from controlplane.store import tables
-from controlplane.store.database import Database
+from controlplane.store.database import Place, opened
 from controlplane.store.errors import RowRefused, mapped
-from controlplane.store.records import Mode
+from controlplane.store.migration import SCRIPTS
+from controlplane.store.records import LoadTier, LoadTime, Mode
 from controlplane.store.store import Store
+
+LEARNT = LoadTime("llm", "abc", LoadTier.COLD, samples=3, mean_seconds=4.5, peak_mib=700, last_at=5.5)
+
+
+def _run(place: Place, statement: str) -> list[tuple[object, ...]]:
+    """As a foreign tool; the rows, where there are any."""
+    engine = engine_of(place)
+    with engine.begin() as connection:
+        result = connection.exec_driver_sql(statement)
+        rows = [tuple(row) for row in result] if result.returns_rows else []
+    engine.dispose()
+    return rows
 
 
 def _schema(path: Path) -> dict[str, str]:
@@ -26,44 +43,41 @@ def _schema(path: Path) -> dict[str, str]:
     return {name: re.sub(r"\s+", "", sql) for name, sql in rows}
 
 
-def test_migrations_arrive_at_the_tables(tmp_path: Path) -> None:
+async def test_migrations_arrive_at_the_tables(tmp_path: Path) -> None:
     """A migrated database has, to the letter, the schema that the tables would create."""
-    Database.open(tmp_path / "migrated.db").close()
+    (await opened(tmp_path / "migrated.db", "the test", 0.0, 0.0)).close()
     engine = create_engine(f"sqlite:///{tmp_path / 'created.db'}")
     tables.metadata.create_all(engine)
     engine.dispose()
     assert _schema(tmp_path / "migrated.db") == _schema(tmp_path / "created.db")
 
 
-def test_autogenerate_finds_nothing_to_do(path: Path) -> None:
-    """Alembic's own comparison, which also knows other databases, sees no difference."""
-    database = Database.open(path)
+async def test_autogenerate_finds_nothing_to_do(place: Place) -> None:
+    """Alembic's own comparison sees no difference, on either database."""
+    database = await opened(place, "the test", 0.0, 0.0)
     with database.reading.begin() as connection:
         assert compare_metadata(MigrationContext.configure(connection), tables.metadata) == []
     database.close()
 
 
-async def test_newer_schema_is_refused(path: Path, clock: ManualClock) -> None:
+async def test_newer_schema_is_refused(place: Place, clock: ManualClock) -> None:
     """A store that a newer version wrote is not touched, and the message says what to do."""
-    await (await Store.open(path, holder="new", clock=clock)).close()
-    with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE alembic_version SET version_num = '9999'")
-    connection.close()
+    await (await Store.open(place, holder="new", clock=clock)).close()
+    _run(place, "UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(StoreFailure, match=r"schema 9999 is newer than this version's \d{4}; install the version"):
-        await Store.open(path, holder="old", clock=clock)
-    with sqlite3.connect(path) as connection:
-        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("9999",)]
-    connection.close()
+        await Store.open(place, holder="old", clock=clock)
+    assert _run(place, "SELECT version_num FROM alembic_version") == [("9999",)]
 
 
-async def test_another_programs_database_is_refused(path: Path, clock: ManualClock) -> None:
-    """A file with other tables in it is not turned into a store."""
-    with sqlite3.connect(path) as connection:
-        connection.execute("CREATE TABLE recipes (name TEXT)")
-    connection.close()
-    with pytest.raises(StoreFailure, match="another program's database"):
-        await Store.open(path, holder="me", clock=clock)
-    assert list(_schema(path)) == ["recipes"]
+async def test_another_programs_database_is_refused(place: Place, clock: ManualClock) -> None:
+    """A database with other tables in it is not turned into a store."""
+    _run(place, "CREATE TABLE recipes (name TEXT)")
+    for _ in range(2):
+        with pytest.raises(StoreFailure, match="another program's database"):
+            await Store.open(place, holder="me", clock=clock)
+    engine = engine_of(place)
+    assert inspect(engine).get_table_names() == ["recipes"]
+    engine.dispose()
 
 
 async def test_file_that_is_no_database_is_refused(path: Path, clock: ManualClock) -> None:
@@ -85,9 +99,9 @@ async def test_missing_folder_is_made_and_a_blocked_one_refused(path: Path, cloc
         await Store.open(path.parent / "file" / "store.db", holder="me", clock=clock)
 
 
-def test_commits_are_synced_and_foreign_keys_hold(path: Path) -> None:
+async def test_commits_are_synced_and_foreign_keys_hold(path: Path) -> None:
     """Every connection runs in WAL mode, syncs each commit, and enforces references."""
-    database = Database.open(path)
+    database = await opened(path, "the test", 0.0, 0.0)
     for engine in (database.writing, database.reading):
         with engine.begin() as connection:
             found = [connection.exec_driver_sql(f"PRAGMA {p}").scalar() for p in ("journal_mode", "synchronous")]
@@ -99,21 +113,25 @@ def test_commits_are_synced_and_foreign_keys_hold(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("column", "value"), [("status", "done"), ("outcome", "fine"), ("priority", 101)])
-def test_values_outside_the_glossary_are_refused(path: Path, column: str, value: object) -> None:
+async def test_values_outside_the_glossary_are_refused(place: Place, column: str, value: object) -> None:
     """The database itself keeps words and ranges, whoever writes."""
-    database = Database.open(path)
+    database = await opened(place, "the test", 0.0, 0.0)
     row = {**accepted("r")._asdict(), "status": "pending", "attempts": 0, "type": "text2text", "mode": "sync"}
     with database.writing.begin() as connection:
         connection.execute(insert(tables.requests), row)
         connection.execute(delete(tables.requests))
-    with pytest.raises(RowRefused, match="CHECK"), mapped("write"), database.writing.begin() as connection:
+    with (
+        pytest.raises(RowRefused, match=r"(?i)check constraint"),
+        mapped("write"),
+        database.writing.begin() as connection,
+    ):
         connection.execute(insert(tables.requests), {**row, column: value})
     database.close()
 
 
-def test_the_queue_is_read_from_its_index_alone(path: Path) -> None:
+async def test_the_queue_is_read_from_its_index_alone(path: Path) -> None:
     """Recovery's questions (how many wait, which are first) never touch the rows with the payload."""
-    database = Database.open(path)
+    database = await opened(path, "the test", 0.0, 0.0)
     requests = tables.requests.c
     queued = (requests.mode == Mode.ASYNC.value) & (requests.status == "pending") & requests.finished_at.is_(None)
     counts = (
@@ -149,3 +167,24 @@ def test_the_reference_names_every_column() -> None:
         if column.name not in named.get(table.name, set())
     }
     assert not missing
+
+
+_VERSIONS = [script.revision for script in ScriptDirectory(str(SCRIPTS)).walk_revisions()]
+
+
+@pytest.mark.parametrize("revision", _VERSIONS)
+async def test_every_earlier_schema_is_brought_up_to_date(place: Place, clock: ManualClock, revision: str) -> None:
+    """What an earlier version wrote is there after the upgrade, and the schema is that of a new store."""
+    engine = engine_of(place)
+    config = Config()
+    config.set_main_option("script_location", str(SCRIPTS))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+        connection.execute(insert(tables.load_times), asdict(LEARNT) | {"tier": LEARNT.tier.value})
+    engine.dispose()
+    store = await Store.open(place, holder="new", clock=clock)
+    assert await store.load_times() == [LEARNT]
+    found = await store._read("compare", lambda c: compare_metadata(MigrationContext.configure(c), tables.metadata))
+    assert found == []
+    await store.close()

@@ -1,15 +1,17 @@
 """Listing, retention, backup and checkpoint."""
 
-import sqlite3
 from pathlib import Path
 
 import pytest
+from sqlalchemy import func, select
 from store_rows import ManualClock, accepted, create, finished, replica
 
 from controlplane.core.model import Outcome, RequestStatus
 from controlplane.errors import StoreFailure
 from controlplane.store.records import RequestFilter
 from controlplane.store.store import Store
+from controlplane.store.tables import attempts
+from tests.fakes.postgres_server import Server
 
 
 async def _fill(store: Store, count: int) -> None:
@@ -66,14 +68,13 @@ async def test_pruning_by_age_spares_what_is_open(store: Store) -> None:
     assert await store.request("r-0000") is None
 
 
-async def test_pruning_by_count_goes_through_many_batches(store: Store, path: Path) -> None:
+async def test_pruning_by_count_goes_through_many_batches(store: Store) -> None:
     """The newest `keep` stay, however many there were, and no attempt stays without its request."""
     await _fill(store, 1800)
     assert await store.prune(before=0.0, keep=100) == 1700
     assert len((await store.requests(limit=1000)).requests) == 100
-    with sqlite3.connect(path) as connection:
-        assert connection.execute("SELECT count(*) FROM attempts").fetchone() == (100,)
-    connection.close()
+    kept = await store._read("count", lambda connection: connection.scalar(select(func.count()).select_from(attempts)))
+    assert kept == 100
 
 
 async def test_pruned_event_ids_are_not_used_again(store: Store, clock: ManualClock) -> None:
@@ -91,12 +92,12 @@ async def test_pruned_event_ids_are_not_used_again(store: Store, clock: ManualCl
     assert [event.id for event in await store.events(after_id=10)] == [11]
 
 
-async def test_backup_is_a_store_of_its_own(store: Store, path: Path, clock: ManualClock) -> None:
+async def test_backup_is_a_store_of_its_own(file_store: Store, path: Path, clock: ManualClock) -> None:
     """The copy holds everything up to now, the journal too, opens like any store, and is one file."""
-    await store.commit_replicas([create(replica())])
-    store.journal_finished(finished(accepted("r")))
+    await file_store.commit_replicas([create(replica())])
+    file_store.journal_finished(finished(accepted("r")))
     target = path.with_name("copy.db")
-    await store.backup(target)
+    await file_store.backup(target)
     assert {p.name for p in path.parent.iterdir() if p.name.startswith("copy")} == {"copy.db"}
     copy = await Store.open(target, holder="the copy", clock=clock)
     assert await copy.replicas() == [replica()]
@@ -104,23 +105,34 @@ async def test_backup_is_a_store_of_its_own(store: Store, path: Path, clock: Man
     await copy.close()
 
 
-async def test_backup_overwrites_nothing(store: Store, tmp_path: Path) -> None:
+async def test_backup_overwrites_nothing(file_store: Store, tmp_path: Path) -> None:
     """An existing file, or a folder that is missing, is refused by name, and nothing is left behind."""
     taken = tmp_path / "taken.db"
     taken.write_text("precious")
     with pytest.raises(StoreFailure, match=r"cannot back up to .*taken\.db: it exists"):
-        await store.backup(taken)
+        await file_store.backup(taken)
     with pytest.raises(StoreFailure, match="cannot back up to"):
-        await store.backup(tmp_path / "missing" / "copy.db")
+        await file_store.backup(tmp_path / "missing" / "copy.db")
     assert taken.read_text() == "precious"
     assert not list(tmp_path.glob("*.partial"))
 
 
-async def test_checkpoint_empties_the_log(store: Store, path: Path) -> None:
+async def test_checkpoint_empties_the_log(file_store: Store, path: Path) -> None:
     """After it, the write-ahead log takes no room and the rows are in the file."""
-    await _fill(store, 100)
+    await _fill(file_store, 100)
     log = path.with_name(path.name + "-wal")
     assert log.stat().st_size > 0
-    await store.checkpoint()
+    await file_store.checkpoint()
     assert log.stat().st_size == 0
-    assert len((await store.requests()).requests) == 100
+    assert len((await file_store.requests()).requests) == 100
+
+
+async def test_a_server_is_backed_up_with_its_own_tool(server: Server, clock: ManualClock, tmp_path: Path) -> None:
+    """The refusal names it, and the store without its password."""
+    with server.database() as url:
+        store = await Store.open(url.replace("//postgres@", "//postgres:secret@"), holder="me", clock=clock)
+        with pytest.raises(StoreFailure, match=r"postgres:\*\*\*@.*use pg_dump"):
+            await store.backup(tmp_path / "copy.db")
+        await store.checkpoint()
+        await store.close()
+    assert not list(tmp_path.iterdir())
