@@ -16,6 +16,7 @@ from adapters.simulated import SimulatedAdapter
 from controlplane.core.batching import BatchRules, Mode
 from controlplane.core.estimates import Estimate
 from controlplane.core.model import Replica, ReplicaState, RequestHead, Rules
+from controlplane.core.queue import BACKGROUND_SECONDS
 from controlplane.loop.dispatcher import Dispatcher, Lease, Ticket
 from controlplane.loop.world import ModelEntry, Slots, World
 from controlplane.settings.models_file import ModelSettings
@@ -72,7 +73,8 @@ class Feeding:
         return sorted(self.world.queue, key=self.rank)
 
     def rank(self, head: RequestHead) -> tuple[float, int]:
-        return (head.enqueued_at - head.priority * SECONDS_PER_POINT, int(head.request_id))
+        behind = 0.0 if head.priority else BACKGROUND_SECONDS
+        return (head.enqueued_at + behind - head.priority * SECONDS_PER_POINT, int(head.request_id))
 
     def submit(self, priority: int, rows: int = 1, key: str = "") -> RequestHead:
         """As an exchange does it: at once if it can be, else in line."""
