@@ -50,7 +50,9 @@ def test_a_file_that_passes_holds_good_lines_only(lines: list[bytes], ends: bool
     """The survey counts every line and names the bad ones; each of the others can be read, under a name of its own."""
     with TemporaryDirectory() as folder:
         found = survey(_written(folder, lines, ends=ends), URL, limit)
-    numbered = {number: line for number, line in enumerate(lines, 1) if line.strip() or len(line) > limit}
+    # What ends a line counts towards its length.
+    ended = [line + b"\n" for line in lines[:-1]] + [line + b"\n" * ends for line in lines[-1:]]
+    numbered = {number: line for number, line in enumerate(ended, 1) if line.strip() or len(line) > limit}
     bad = {problem.line for problem in found.problems if problem.line is not None}
     good = [read_line(line, URL).custom_id for number, line in numbered.items() if number not in bad]
     assert found.total == len(numbered)
